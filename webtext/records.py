@@ -27,6 +27,15 @@ SUBMISSION_SCHEMA = pa.schema(
 )
 """links/: one row per submission that links out of Reddit."""
 
+KEYED_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("domain", pa.string(), nullable=False),  # registered domain
+        *(field for field in SUBMISSION_SCHEMA if field.name not in ("over_18", "removed")),
+    ]
+)
+"""between links/ and selected/: one row per submission that passed the rules a submission alone can pass."""
+
 LINK_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -34,7 +43,7 @@ LINK_SCHEMA = pa.schema(
         pa.field("domain", pa.string(), nullable=False),  # registered domain
         pa.field("subreddit", pa.string()),
         pa.field("post_id", pa.string(), nullable=False),  # the best post: most karma, then earliest, then smallest id
-        pa.field("karma", pa.int64(), nullable=False),  # by rule: the most of any post, or the sum
+        pa.field("karma", pa.int64()),  # by rule: the most of any post, or the sum; null if only URL lists name the page
         pa.field("num_posts", pa.int32(), nullable=False),
         pa.field("created_at", pa.int64()),  # earliest post
         pa.field("score_age_seconds", pa.int64()),  # retrieved_at - created_at of the best post
@@ -72,7 +81,7 @@ CORPUS_SCHEMA = pa.schema(
             ("domain", pa.string(), False),
             ("subreddit", pa.string(), True),
             ("post_id", pa.string(), False),
-            ("karma", pa.int64(), False),
+            ("karma", pa.int64(), True),
             ("num_posts", pa.int32(), False),
             ("created_at", pa.string(), True),
             ("fetched_at", pa.string(), False),
