@@ -6,9 +6,10 @@
 - Each character of a script written without blanks (Han, kana, Bopomofo) is a word; Korean is written with blanks.
 - The table of characters is frozen (`_unicode.py`), so that hashes do not change with the Python version.
 - A second form, "ascii", is the one of the GPT-2 paper's overlap table: `[a-z0-9]+` of the lower-cased text.
-- Kernels read Arrow's buffers in place and release the GIL. A word's hash depends on its characters only: multiply-xor
-  over code points, then MurmurHash3's 64-bit finalizer. An n-gram's hash is a polynomial of its words' hashes modulo
-  2^64, rolled from word to word, then finalized: 64 well mixed bits, so any of them may choose a partition.
+- Kernels read Arrow's buffers in place and release the GIL. A word's hash takes its UTF-8 eight bytes at a time, each
+  by exclusive or and MurmurHash3's 64-bit finalizer (so words of up to eight bytes never collide). An n-gram's hash is
+  a polynomial of its words' hashes modulo 2^64, rolled from word to word, then finalized: 64 well mixed bits, any of
+  which may choose a partition.
 - "Exact duplicate" means an equal XXH3-128 of the normal form: its words in UTF-8, joined by one blank.
 """
 
@@ -54,9 +55,10 @@ _BREAK_BEFORE = np.uint32(1 << 30)  # a word ends before this character
 _BREAK_AFTER = np.uint32(1 << 31)  # and after it
 
 _SEED = np.uint64(0x243F6A8885A308D3)  # pi
-_WORD_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # the golden ratio, odd
+_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
 _GRAM_FACTOR = np.uint64(0xD1342543DE82EF93)  # = 3 mod 8: P-1 and P+1 have few factors of two, so order counts
 
+_GROWTH = 2  # a Han character gains two separators, and a two-byte letter's lower case may have three bytes
 _BATCH_BYTES = 1 << 24  # normal forms are built for this much text at a time
 
 
@@ -122,93 +124,138 @@ def _decode(data: Any, i: Any, end: Any) -> Any:
     return np.int64(0), i + 1
 
 
-@nb.njit(nb.int64(_BYTES, _INT64S, _INT64S, _TABLE, nb.uint64[::1], nb.int64[::1]), cache=True, nogil=True)
-def _hash_words(data: Any, starts: Any, ends: Any, table: Any, hashes: Any, offsets: Any) -> Any:
-    """Fills hashes and offsets; returns the number of words."""
-    words = 0
+@nb.njit(nb.uint8(_BYTES, nb.uint8[::1]), cache=True, nogil=True)
+def _lower_ascii(source: Any, out: Any) -> Any:
+    """Writes ASCII text lower-cased, 0 for separators; returns the or of all bytes. Arithmetic only: it vectorises."""
+    high = np.uint8(0)
+    for i in range(source.size):
+        byte = source[i]
+        high |= byte
+        folded = byte | np.uint8(0x20)
+        is_letter = np.uint8(folded - np.uint8(97)) < np.uint8(26)
+        is_digit = np.uint8(byte - np.uint8(48)) < np.uint8(10)
+        out[i] = np.uint8(folded * is_letter | byte * is_digit)
+    return high
+
+
+@nb.njit(_types.UniTuple(nb.int64, 2)(_BYTES, nb.int64, nb.int64, nb.int64, _TABLE, nb.uint8[::1], nb.int64),
+         cache=True, nogil=True)  # fmt: skip
+def _lower_any(data: Any, i: Any, stop: Any, end: Any, table: Any, out: Any, at: Any) -> Any:
+    """Writes the lower-cased UTF-8 of the characters that start in [i, stop); returns the two positions after them."""
+    while i < stop:
+        byte = data[i]
+        if byte < 0x80:
+            out[at] = table[byte]
+            at += 1
+            i += 1
+            continue
+        point, i = _decode(data, i, end)
+        entry = table[point]
+        if entry == 0 or entry & _BREAK_BEFORE:
+            out[at] = 0
+            at += 1
+        point = np.int64(entry & _POINT)
+        if point == 0:
+            continue
+        if point < 0x80:
+            out[at] = point
+            at += 1
+        elif point < 0x800:
+            out[at] = 0xC0 | (point >> 6)
+            out[at + 1] = 0x80 | (point & 0x3F)
+            at += 2
+        elif point < 0x10000:
+            out[at] = 0xE0 | (point >> 12)
+            out[at + 1] = 0x80 | ((point >> 6) & 0x3F)
+            out[at + 2] = 0x80 | (point & 0x3F)
+            at += 3
+        else:
+            out[at] = 0xF0 | (point >> 18)
+            out[at + 1] = 0x80 | ((point >> 12) & 0x3F)
+            out[at + 2] = 0x80 | ((point >> 6) & 0x3F)
+            out[at + 3] = 0x80 | (point & 0x3F)
+            at += 4
+        if entry & _BREAK_AFTER:
+            out[at] = 0
+            at += 1
+    return i, at
+
+
+@nb.njit(nb.int64(_BYTES, nb.int64, nb.int64, _TABLE, nb.uint8[::1]), cache=True, nogil=True)
+def _lower(data: Any, i: Any, end: Any, table: Any, out: Any) -> Any:
+    """Writes data[i:end] lower-cased, with zeros where words are separated; returns the number of bytes written."""
+    at = np.int64(0)
+    while i < end:
+        stop = min(i + 256, end)
+        if _lower_ascii(data[i:stop], out[at:]) < 0x80:
+            at += stop - i
+            i = stop
+        else:
+            i, at = _lower_any(data, i, stop, end, table, out, at)
+    return at
+
+
+@nb.njit(nb.int64(nb.uint8[::1], nb.int64, nb.uint32[::1]), cache=True, nogil=True)
+def _word_bounds(lowered: Any, size: Any, bounds: Any) -> Any:
+    """Fills bounds with the start and the end of each word, without a branch; returns the number of words."""
+    found = np.int64(0)
+    before = np.int64(0)
+    for i in range(size):
+        inside = np.int64(lowered[i] != 0)
+        bounds[found] = i
+        found += inside ^ before
+        before = inside
+    bounds[found] = size
+    return (found + before) >> 1
+
+
+@nb.njit(nb.int64(_BYTES, _INT64S, _INT64S, _TABLE, nb.uint64[::1], nb.uint8[::1], nb.uint32[::1], nb.uint64[::1],
+                  nb.int64[::1]), cache=True, nogil=True)  # fmt: skip
+def _hash_words(
+    data: Any, starts: Any, ends: Any, table: Any, packed: Any, lowered: Any, bounds: Any, hashes: Any, offsets: Any
+) -> Any:
+    """Fills hashes and offsets; returns the number of words. `lowered` is the bytes of `packed`."""
+    total = np.int64(0)
     for document in range(starts.size):
-        offsets[document] = words
-        i = starts[document]
-        end = ends[document]
-        state = _SEED
-        inside = False
-        while i < end:
-            byte = data[i]
-            if byte < 0x80:
-                entry = table[byte]
-                i += 1
-            else:
-                point, i = _decode(data, i, end)
-                entry = table[point]
-            if entry == 0:
-                if inside:
-                    hashes[words] = mix64(state)
-                    words += 1
-                    state = _SEED
-                    inside = False
-                continue
-            if inside and entry & _BREAK_BEFORE:
-                hashes[words] = mix64(state)
-                words += 1
-                state = _SEED
-            state = (state ^ np.uint64(entry & _POINT)) * _WORD_FACTOR
-            inside = True
-            if entry & _BREAK_AFTER:
-                hashes[words] = mix64(state)
-                words += 1
-                state = _SEED
-                inside = False
-        if inside:
-            hashes[words] = mix64(state)
-            words += 1
-    offsets[starts.size] = words
-    return words
+        offsets[document] = total
+        size = _lower(data, starts[document], ends[document], table, lowered)
+        words = _word_bounds(lowered, size, bounds)
+        for word in range(words):
+            start = np.int64(bounds[2 * word])
+            left = np.int64(bounds[2 * word + 1]) - start
+            state = _SEED
+            while True:
+                at = start >> 3  # eight bytes from any position, out of two aligned reads
+                shift = np.uint64((start & 7) << 3)
+                piece = (packed[at] >> shift) | ((packed[at + 1] << np.uint64(1)) << (np.uint64(63) - shift))
+                if left <= 8:
+                    hashes[total + word] = mix64(state ^ (piece & (_ONES >> np.uint64(64 - 8 * left))))
+                    break
+                state = mix64(state ^ piece)
+                start += 8
+                left -= 8
+        total += words
+    offsets[starts.size] = total
+    return total
 
 
-@nb.njit(nb.int64(_BYTES, _INT64S, _INT64S, _TABLE, nb.uint8[::1], nb.int64[::1]), cache=True, nogil=True)
-def _normalise(data: Any, starts: Any, ends: Any, table: Any, out: Any, offsets: Any) -> Any:
+@nb.njit(nb.int64(_BYTES, _INT64S, _INT64S, _TABLE, nb.uint8[::1], nb.uint8[::1], nb.int64[::1]),
+         cache=True, nogil=True)  # fmt: skip
+def _normalise(data: Any, starts: Any, ends: Any, table: Any, lowered: Any, out: Any, offsets: Any) -> Any:
     """Fills out with the normal forms and offsets with their ends; returns the number of bytes."""
-    at = 0
+    at = np.int64(0)
     for document in range(starts.size):
         offsets[document] = at
-        i = starts[document]
-        end = ends[document]
         first = at
-        gap = False  # a blank is due before the next word character
-        while i < end:
-            byte = data[i]
-            if byte < 0x80:
-                entry = table[byte]
-                i += 1
-            else:
-                point, i = _decode(data, i, end)
-                entry = table[point]
-            if entry == 0:
-                gap = True
-                continue
-            if (gap or entry & _BREAK_BEFORE) and at > first:
-                out[at] = 0x20
-                at += 1
-            gap = entry & _BREAK_AFTER != 0
-            point = np.int64(entry & _POINT)
-            if point < 0x80:
-                out[at] = point
-                at += 1
-            elif point < 0x800:
-                out[at] = 0xC0 | (point >> 6)
-                out[at + 1] = 0x80 | (point & 0x3F)
-                at += 2
-            elif point < 0x10000:
-                out[at] = 0xE0 | (point >> 12)
-                out[at + 1] = 0x80 | ((point >> 6) & 0x3F)
-                out[at + 2] = 0x80 | (point & 0x3F)
-                at += 3
-            else:
-                out[at] = 0xF0 | (point >> 18)
-                out[at + 1] = 0x80 | ((point >> 12) & 0x3F)
-                out[at + 2] = 0x80 | ((point >> 6) & 0x3F)
-                out[at + 3] = 0x80 | (point & 0x3F)
-                at += 4
+        size = _lower(data, starts[document], ends[document], table, lowered)
+        before = np.uint8(0)
+        for i in range(size):
+            byte = lowered[i]
+            out[at] = byte | np.uint8(0x20) * (byte == 0)
+            at += (byte | before) != 0
+            before = byte
+        if at > first and before == 0:
+            at -= 1  # the blank after the last word
     offsets[starts.size] = at
     return at
 
@@ -242,7 +289,7 @@ def _hash_ngrams(words: Any, offsets: Any, n: Any, whole: Any, out: Any, out_off
          cache=True, nogil=True)  # fmt: skip
 def _hash_tokens(ids: Any, out: Any) -> None:
     for i in range(ids.size):
-        out[i] = mix64((_SEED ^ np.uint64(ids[i])) * _WORD_FACTOR)
+        out[i] = mix64(_SEED ^ np.uint64(ids[i]))
 
 
 # ---- Arrow in, numpy out
@@ -270,23 +317,30 @@ def string_buffers(texts: Any) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.i
         yield data, starts, ends
 
 
+def _scratch(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+    """Room for the lower-cased bytes of the longest text, and for the bounds of its words."""
+    longest = int((ends - starts).max(initial=0))
+    return np.empty(_GROWTH * longest // 8 + 2, np.uint64), np.empty(_GROWTH * longest + 2, np.uint32)
+
+
 def hash_words(texts: Any, form: Form = "unicode") -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """(hashes uint64[words], offsets int64[n + 1]): text i has the words hashes[offsets[i]:offsets[i + 1]].
 
     `texts` is an Arrow string or large_string array, chunked or not.
     """
     table = character_table(form)
-    parts, bounds, words = [], [np.zeros(1, np.int64)], 0
+    parts, offset_parts, words = [], [np.zeros(1, np.int64)], 0
     for data, starts, ends in string_buffers(texts):
         size = int((ends - starts).sum())
         hashes = np.empty((size + starts.size) // 2 + 1, np.uint64)  # a word takes two bytes, but for a text's last
         offsets = np.empty(starts.size + 1, np.int64)
-        count = _hash_words(data, starts, ends, table, hashes, offsets)
+        packed, bounds = _scratch(starts, ends)
+        count = _hash_words(data, starts, ends, table, packed, packed.view(np.uint8), bounds, hashes, offsets)
         parts.append(hashes[:count])
-        bounds.append(offsets[1:] + words)
+        offset_parts.append(offsets[1:] + words)
         words += count
     hashes = parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.uint64), *parts])
-    return hashes, np.concatenate(bounds)
+    return hashes, np.concatenate(offset_parts)
 
 
 def hash_tokens(ids: NDArray[Any]) -> NDArray[np.uint64]:
@@ -329,10 +383,10 @@ def _normal_forms(texts: Any, form: Form) -> Iterator[tuple[NDArray[np.uint8], N
         while first < starts.size:
             done = int(total[first - 1]) if first else 0
             last = max(int(np.searchsorted(total, done + _BATCH_BYTES, "right")), first + 1)
-            # At most 5/3: a Han character between Latin letters gains two blanks; a lower case may gain a byte in two.
-            out = np.empty(2 * (int(total[last - 1]) - done) + 1, np.uint8)
+            packed, _ = _scratch(starts[first:last], ends[first:last])
+            out = np.empty(_GROWTH * (int(total[last - 1]) - done) + 1, np.uint8)
             offsets = np.empty(last - first + 1, np.int64)
-            _normalise(data, starts[first:last], ends[first:last], table, out, offsets)
+            _normalise(data, starts[first:last], ends[first:last], table, packed.view(np.uint8), out, offsets)
             yield out, offsets
             first = last
 
