@@ -647,7 +647,7 @@ class PartitionedBloomFilter:
                 if int(count[0]) + len(distinct) > self.plan.partition_capacity:
                     raise ValueError(
                         f"add: partition {partition} would hold {int(count[0]) + len(distinct)} hashes, over its "
-                        f"capacity of {self.plan.partition_capacity}; create the filter for more than {self.plan.distinct}"
+                        f"capacity of {self.plan.partition_capacity}; create it for more hashes"
                     )
             added = int(_add(record[HEADER_BYTES:], self.plan.num_slices, self.plan.bits_per_slice, distinct))
             count[0] += np.uint64(added)
