@@ -57,13 +57,13 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrix, roughly: singular values come to about [0.7, 1.2]. bfloat16 but for float64."""
+    """The nearest semi-orthogonal matrix, roughly: singular values end near [0.7, 1.2]. In bfloat16 unless float64."""
     a, b, c = NEWTON_SCHULZ
     x = matrix if matrix.dtype == torch.float64 else matrix.bfloat16()
     turned = x.size(0) > x.size(1)
     if turned:
         x = x.T
-    x = x / x.norm().clamp(min=1e-7)
+    x = x / x.square().sum().sqrt().clamp(min=1e-7)
     for _ in range(5):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
@@ -74,12 +74,12 @@ class Optimizers:
     """The optimizers of a model as one: a learning rate factor, a step, and a flat state by parameter name."""
 
     def __init__(self, model: nn.Module, settings: TrainSettings, learning_rate: float) -> None:
-        self.names = {parameter: name for name, parameter in model.named_parameters()}
-        matrices = []
+        self.names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+        matrices: list[Tensor] = []
         if settings.optimizer == "muon":
             matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and ".h." in name]
         chosen = set(matrices)
-        others = [p for p in model.parameters() if p not in chosen]
+        others: list[Tensor] = [p for p in model.parameters() if p not in chosen]
         groups = [
             {"params": [p for p in others if p.dim() >= 2], "weight_decay": settings.weight_decay},
             {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0},
