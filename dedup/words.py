@@ -59,7 +59,7 @@ _ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
 _GRAM_FACTOR = np.uint64(0xD1342543DE82EF93)  # = 3 mod 8: P-1 and P+1 have few factors of two, so order counts
 
 _GROWTH = 2  # a Han character gains two separators, and a two-byte letter's lower case may have three bytes
-_BATCH_BYTES = 1 << 24  # normal forms are built for this much text at a time
+_BATCH_BYTES = 1 << 22  # normal forms are built for this much text at a time
 
 
 @lru_cache(maxsize=2)
@@ -295,7 +295,11 @@ def _hash_tokens(ids: Any, out: Any) -> None:
 # ---- Arrow in, numpy out
 
 
-def string_buffers(texts: Any) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]]:
+Buffers = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]
+"""UTF-8 bytes, and the start and the end of each text in them."""
+
+
+def string_buffers(texts: Any) -> Iterator[Buffers]:
     """(UTF-8 bytes, starts, ends) of each chunk of an Arrow string or large_string array, without copying its bytes.
 
     Slices and offsets are respected, and a null is an empty text.
@@ -323,22 +327,42 @@ def _scratch(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> tuple[NDArra
     return np.empty(_GROWTH * longest // 8 + 2, np.uint64), np.empty(_GROWTH * longest + 2, np.uint32)
 
 
+def text_batches(texts: Any, batch_bytes: int) -> Iterator[Buffers]:
+    """`string_buffers`, cut where a batch would pass `batch_bytes`; a longer text is a batch of its own."""
+    for data, starts, ends in string_buffers(texts):
+        total = np.cumsum(ends - starts)
+        first = 0
+        while first < starts.size:
+            done = int(total[first - 1]) if first else 0
+            last = max(int(np.searchsorted(total, done + batch_bytes, "right")), first + 1)
+            yield data, starts[first:last], ends[first:last]
+            first = last
+
+
+def hash_batch(batch: Buffers, form: Form = "unicode") -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """`hash_words` of one batch of buffers."""
+    data, starts, ends = batch
+    packed, bounds = _scratch(starts, ends)
+    size = int((ends - starts).sum())
+    hashes = np.empty((size + starts.size) // 2 + 1, np.uint64)  # a word takes two bytes, but for a text's last one
+    offsets = np.empty(starts.size + 1, np.int64)
+    table = character_table(form)
+    words = _hash_words(data, starts, ends, table, packed, packed.view(np.uint8), bounds, hashes, offsets)
+    return hashes[:words], offsets
+
+
 def hash_words(texts: Any, form: Form = "unicode") -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """(hashes uint64[words], offsets int64[n + 1]): text i has the words hashes[offsets[i]:offsets[i + 1]].
 
-    `texts` is an Arrow string or large_string array, chunked or not.
+    `texts` is an Arrow string or large_string array, chunked or not; a null is an empty text.
     """
-    table = character_table(form)
+    character_table(form)  # a wrong name is refused even where there is no text
     parts, offset_parts, words = [], [np.zeros(1, np.int64)], 0
-    for data, starts, ends in string_buffers(texts):
-        size = int((ends - starts).sum())
-        hashes = np.empty((size + starts.size) // 2 + 1, np.uint64)  # a word takes two bytes, but for a text's last
-        offsets = np.empty(starts.size + 1, np.int64)
-        packed, bounds = _scratch(starts, ends)
-        count = _hash_words(data, starts, ends, table, packed, packed.view(np.uint8), bounds, hashes, offsets)
-        parts.append(hashes[:count])
+    for batch in string_buffers(texts):
+        hashes, offsets = hash_batch(batch, form)
+        parts.append(hashes)
         offset_parts.append(offsets[1:] + words)
-        words += count
+        words += hashes.size
     hashes = parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.uint64), *parts])
     return hashes, np.concatenate(offset_parts)
 
@@ -375,20 +399,14 @@ def ngram_hashes(
 
 
 def _normal_forms(texts: Any, form: Form) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
-    """(bytes, offsets) of the normal forms of successive runs of texts, about 16 MB of text each."""
+    """(bytes, offsets) of the normal forms of successive batches of texts."""
     table = character_table(form)
-    for data, starts, ends in string_buffers(texts):
-        total = np.cumsum(ends - starts)
-        first = 0
-        while first < starts.size:
-            done = int(total[first - 1]) if first else 0
-            last = max(int(np.searchsorted(total, done + _BATCH_BYTES, "right")), first + 1)
-            packed, _ = _scratch(starts[first:last], ends[first:last])
-            out = np.empty(_GROWTH * (int(total[last - 1]) - done) + 1, np.uint8)
-            offsets = np.empty(last - first + 1, np.int64)
-            _normalise(data, starts[first:last], ends[first:last], table, packed.view(np.uint8), out, offsets)
-            yield out, offsets
-            first = last
+    for data, starts, ends in text_batches(texts, _BATCH_BYTES):
+        packed, _ = _scratch(starts, ends)
+        out = np.empty(_GROWTH * int((ends - starts).sum()) + 1, np.uint8)
+        offsets = np.empty(starts.size + 1, np.int64)
+        _normalise(data, starts, ends, table, packed.view(np.uint8), out, offsets)
+        yield out, offsets
 
 
 def normal_form(text: str, form: Form = "unicode") -> str:
