@@ -43,7 +43,7 @@ LINK_SCHEMA = pa.schema(
         pa.field("domain", pa.string(), nullable=False),  # registered domain
         pa.field("subreddit", pa.string()),
         pa.field("post_id", pa.string(), nullable=False),  # the best post: most karma, then earliest, then smallest id
-        pa.field("karma", pa.int64()),  # by rule: the most of any post, or the sum; null if only URL lists name the page
+        pa.field("karma", pa.int64()),  # by rule: most of any post, or sum; null if only URL lists name the page
         pa.field("num_posts", pa.int32(), nullable=False),
         pa.field("created_at", pa.int64()),  # earliest post
         pa.field("score_age_seconds", pa.int64()),  # retrieved_at - created_at of the best post

@@ -164,8 +164,8 @@ _WRAPPED_WIKIPEDIA = re.compile(
 
 # --- the key ---------------------------------------------------------------------------------------------------------
 
-# A URL on which no step below does anything but scheme, www and last slash: a lower-case host with a top-level domain of
-# letters, no port, query, fragment or escape, no empty segment and none that begins with a dot.
+# A URL on which no step below does anything but scheme, www and last slash: a lower-case host with a top-level domain
+# of letters, no port, query, fragment or escape, no empty segment and none that begins with a dot.
 _PLAIN = re.compile(
     r"https?://(?:www\.)?"
     r"((?!(?:www[0-9]*|m|mobile|touch|amp)\.)[a-z0-9](?:[a-z0-9-]*\.)+[a-z]{2,24})"
@@ -549,8 +549,8 @@ def matching_domain(host: str, domains: Mapping[str, object] | frozenset[str]) -
 
 
 def is_wikipedia(url: str) -> bool:
-    """Does `url` show Wikipedia, in any language: Wikipedia itself (mobile, zero, the old https gateway), known mirrors,
-    or Wikipedia inside the Wayback Machine, archive.today, Google's cache, translation and AMP viewer?
+    """Does `url` show Wikipedia, in any language: Wikipedia itself (mobile, zero, the old gateway), known mirrors, or
+    Wikipedia inside the Wayback Machine, archive.today, Google's cache, translation and AMP viewer?
 
     >>> is_wikipedia("https://de.m.wikipedia.org/wiki/Haus"), is_wikipedia("https://en.wiktionary.org/wiki/house")
     (True, False)
