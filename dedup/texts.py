@@ -4,7 +4,7 @@
 - Formats by suffix: .parquet; .jsonl, .ndjson, .json (one object a line); .txt, .text, .md and files without suffix
   (one document a file, or a line with txt="line"); each of the last two also as .zst, .gz, .bz2, .xz.
 - `name` is what the user calls the document: the value of the id column, else FILE:ROW (FILE as seen from the
-  folder that all inputs share). `id` is the name itself where it is 32 hexadecimal digits, as in a corpus of this project, else
+  folder that all inputs share). `id` is the name itself where it is 32 hexadecimal digits, as in this project's corpora, else
   the first 32 of its SHA-256.
 - What cannot be read (a broken line, a text that is null or not a string) is handed to `on_bad` and counted there;
   without `on_bad` it is an error. A column that is not there at all is always an error that names the columns that are.
