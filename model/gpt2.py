@@ -199,6 +199,19 @@ class GPT2(nn.Module):
         out: Tensor = self.transformer.ln_f(x)
         return out
 
+    @torch.no_grad()
+    def nats(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """-ln P of each target, float64[B, T]; 0 where the target is -100."""
+        x = self.hidden(tokens).flatten(0, 1)
+        rows = targets.flatten()
+        chunk = self.loss_chunk or 1024
+        parts = []
+        for begin in range(0, x.size(0), chunk):
+            logits = F.linear(x[begin : begin + chunk], self.transformer.wte.weight)[:, : self.config.vocab_size]
+            exact = logits if logits.dtype == torch.float64 else logits.float()
+            parts.append(F.cross_entropy(exact, rows[begin : begin + chunk], reduction="none"))
+        return torch.cat(parts).view(targets.shape).double()
+
     def _masks(self, tokens: Tensor, cache: KeyValueCache | None) -> tuple[list[Tensor | None], Tensor]:
         """Attention masks (those of layer i at i modulo their number) and positions."""
         T = tokens.size(1)
