@@ -2,13 +2,39 @@
 
 - What a link's fetch ends in is one word of `FINAL`, `TRANSIENT` or `UNTRIED`; everything else is detail.
 - The network is off unless a settings file turns it on and says whom to write to.
+- One thread decides, the others wait for servers. Every hop of every redirect, and robots.txt, is a request of its own
+  that waits its turn at its host: the gap between two requests to a host is kept whoever caused them.
+- Every hop goes through the same checks: scheme, port, filters, robots.txt, and the guard's look at the address.
+- The body of a redirect is never read. Everything else is read under a budget of seconds and bytes.
+- A failure is told only once some server has answered after it. So when it is our own network that is down, no link is
+  charged with a try: `NetworkDownError` ends the run, and what failed since the last answer has no result.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import email.utils
+import heapq
+import itertools
+import queue
+import random
 import re
+import socket
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
+from urllib.parse import urldefrag, urljoin, urlsplit
+
+import requests
+import urllib3
+
+from webtext import archives, robots
+from webtext.archives import REDIRECTS, Capture, Headers, header
+from webtext.guard import BlockedError, Budget, Guard
 
 FINAL: Final = frozenset(
     {
@@ -208,3 +234,592 @@ def gate(content_type: str, opt_out: str, settings: FetchSettings) -> tuple[str,
     if refused:
         return "opt_out", ",".join(refused)
     return "ok", ""
+
+
+def download(
+    url: str,
+    settings: FetchSettings,
+    *,
+    reject: Callable[[str], str | None] | None = None,
+    guard: Guard | None = None,
+) -> Fetched:
+    """One page, as `Fetcher` gets it (robots.txt first), without waiting between requests."""
+    alone = dataclasses.replace(settings, concurrency=1, per_host_delay_seconds=0.0)
+    fetcher = Fetcher(alone, reject=reject, guard=guard)
+    try:
+        return next(result for result in fetcher.run(iter([Job(0, 0, url)])) if result is not None)
+    finally:
+        fetcher.close()
+
+
+# One exchange ---------------------------------------------------------------------------------------------------------
+
+_CONNECTION_FAILURES: Final = frozenset({"dns", "connect", "tls", "timeout", "protocol"})
+_ACCEPT: Final = "text/html,application/xhtml+xml;q=0.9,text/plain;q=0.5,*/*;q=0.1"
+_RETRY_STATUSES: Final = frozenset({429, 502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one request gave: an HTTP answer, or an `outcome` that says why there is none."""
+
+    url: str
+    outcome: str = ""  # "" where a server answered
+    detail: str = ""
+    status: int = 0
+    headers: Headers = ()
+    body: bytes = b""  # as received, less chunked framing; b"" for redirects and refused types
+    ip_address: str = ""
+    seconds: float = 0.0
+
+
+def exchange(
+    session: requests.Session,
+    guard: Guard,
+    url: str,
+    settings: FetchSettings,
+    *,
+    seconds: float,
+    wire_bytes: int,
+    wanted: tuple[str, ...] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """One request, no redirect followed. A body over `wire_bytes` is `too_large`, with what of it was read.
+
+    Never raises what a server or a URL can cause.
+    Ends within `seconds` (and the time a name server takes), and takes at most `wire_bytes` from the wire. The body is
+    read only for a status in the 200s and, where `wanted` is given, only for those media types.
+    """
+    started = time.monotonic()
+    with guard.budget(seconds=seconds, wire_bytes=wire_bytes + 65_536) as budget:  # the header's share
+        try:
+            answer = _exchange(session, guard, url, settings, wire_bytes, wanted, headers or {}, seconds)
+        except BlockedError as error:
+            answer = Answer(url, "blocked", str(error))
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            outcome, detail = _failure(error, budget)
+            answer = Answer(url, outcome, detail)
+        else:
+            # Shut down by the reaper, a body that ends with its connection looks like a whole one.
+            if budget.expired:
+                answer = Answer(url, "timeout", f"over {seconds:.1f} s")
+    return dataclasses.replace(answer, seconds=time.monotonic() - started)
+
+
+def _exchange(
+    session: requests.Session,
+    guard: Guard,
+    url: str,
+    settings: FetchSettings,
+    wire_bytes: int,
+    wanted: tuple[str, ...],
+    extra: Mapping[str, str],
+    seconds: float,
+) -> Answer:
+    guard.check_url(url)
+    sent = {"User-Agent": settings.agent, "Accept": _ACCEPT, "Accept-Encoding": "gzip, deflate, br, zstd", **extra}
+    response = session.get(url, headers=sent, stream=True, allow_redirects=False, timeout=seconds)
+    try:
+        raw: Any = response.raw
+        answer = Answer(
+            url,
+            status=response.status_code,
+            headers=tuple((str(name), str(value)) for name, value in raw.headers.items()),
+            ip_address=_peer(raw),
+        )
+        if not 200 <= response.status_code < 300:
+            return answer
+        if wanted and gate(header(answer.headers, "content-type"), "", settings)[0] != "ok":
+            return answer
+        length = header(answer.headers, "content-length")
+        if wanted and length.isdigit() and int(length) > wire_bytes:
+            return dataclasses.replace(answer, outcome="too_large", detail=f"Content-Length {length[:20]}")
+        parts: list[bytes] = []
+        total = 0
+        for part in raw.stream(65_536, decode_content=False):
+            parts.append(part)
+            total += len(part)
+            if total > wire_bytes:
+                detail = f"over {wire_bytes} bytes received"
+                return dataclasses.replace(answer, outcome="too_large", detail=detail, body=b"".join(parts))
+        return dataclasses.replace(answer, body=b"".join(parts))
+    finally:
+        response.close()
+
+
+def _peer(raw: Any) -> str:
+    try:
+        return str(raw.connection.sock.getpeername()[0])
+    except (AttributeError, OSError):
+        return ""
+
+
+def _failure(error: Exception, budget: Budget) -> tuple[str, str]:
+    """(outcome, detail) of an exception of requests, urllib3 or the socket below them."""
+    detail = " ".join(str(error).split())[:200]
+    if budget.over:
+        return "too_large", "more bytes than a page may have on the wire"
+    if budget.expired or budget.seconds_left <= 0:
+        return "timeout", "over its deadline"
+    chain: list[BaseException] = []
+    follow: list[BaseException | None] = [error]
+    while follow:
+        one = follow.pop()
+        if one is None or any(one is seen for seen in chain):
+            continue
+        chain.append(one)
+        follow += [one.__cause__, one.__context__, getattr(one, "reason", None)]
+        follow += [part for part in one.args if isinstance(part, BaseException)]
+    for kinds, outcome in _FAILURES:
+        if any(isinstance(one, kinds) for one in chain):
+            return outcome, detail
+    return "protocol", detail
+
+
+_FAILURES: Final[tuple[tuple[tuple[type[BaseException], ...], str], ...]] = (
+    ((BlockedError,), "blocked"),
+    ((urllib3.exceptions.NameResolutionError, socket.gaierror), "dns"),
+    ((urllib3.exceptions.ConnectTimeoutError, urllib3.exceptions.ReadTimeoutError, TimeoutError), "timeout"),
+    ((urllib3.exceptions.SSLError, requests.exceptions.SSLError), "tls"),
+    ((urllib3.exceptions.NewConnectionError, ConnectionRefusedError), "connect"),
+    ((urllib3.exceptions.IncompleteRead,), "truncated"),
+    (
+        (
+            requests.exceptions.InvalidURL,
+            requests.exceptions.InvalidSchema,
+            requests.exceptions.MissingSchema,
+            urllib3.exceptions.LocationParseError,
+            UnicodeError,
+        ),
+        "bad_url",
+    ),
+)
+
+
+def retry_after_seconds(value: str, now: float) -> float | None:
+    """The seconds that a Retry-After header asks for (RFC 9110, 10.2.3), at `now` (Unix time), or None.
+
+    >>> retry_after_seconds("120", 0.0)
+    120.0
+    """
+    value = value.strip()
+    if re.fullmatch(r"\d{1,9}", value):
+        return float(value)
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, date.timestamp() - now)
+
+
+# Very many ------------------------------------------------------------------------------------------------------------
+
+MAX_QUEUED: Final = 100_000  # links held at a time; the others wait in their plan
+DOWN_WINDOW: Final = 500  # attempts looked back on
+DOWN_SHARE: Final = 0.9
+DOWN_HOSTS: Final = 20
+
+
+class _Task:
+    """A link on its way, perhaps through redirects."""
+
+    __slots__ = ("job", "permanent", "seconds", "tries", "url", "visited")
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.url = job.url
+        self.visited: list[str] = []
+        self.permanent = True
+        self.seconds = 0.0
+        self.tries = 0
+
+
+class _Host:
+    """One host's queue, and when it may be asked again."""
+
+    __slots__ = ("busy", "failures", "listed", "name", "next_at", "queue")
+
+    def __init__(self, name: str) -> None:
+        self.name = name  # scheme://host:port
+        self.queue: deque[_Task] = deque()
+        self.busy = 0
+        self.next_at = 0.0
+        self.failures = 0
+        self.listed = False  # in the heap of hosts that have something to do
+
+
+class Fetcher:
+    """Fetches links from very many hosts. `run` draws on its jobs only as fast as hosts come free.
+
+    `reject(url)` gives the reason why the target of a redirect is not fetched, or None.
+    `send(url, seconds, wire_bytes, wanted)` replaces the network in tests and benchmarks of the schedule.
+    """
+
+    def __init__(
+        self,
+        settings: FetchSettings,
+        *,
+        reject: Callable[[str], str | None] | None = None,
+        guard: Guard | None = None,
+        send: Callable[[str, float, int, tuple[str, ...]], Answer] | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._reject = reject
+        self._guard = guard or Guard(allow_loopback=settings.allow_loopback, connect_seconds=settings.connect_seconds)
+        self._owns_guard = guard is None
+        self._session = self._guard.session(connections=max(16, settings.concurrency))
+        self._send = send or self._exchange
+        self._now = now
+        self._robots = robots.Cache()
+        self._hosts: OrderedDict[str, _Host] = OrderedDict()
+        self._down: set[str] = set()
+        self._heap: list[tuple[float, int, _Host]] = []
+        self._number = itertools.count()
+        self._jitter = random.Random()
+        self._queued = 0
+        self._busy = 0
+        self._forgotten: set[int] = set()
+        self._ready: deque[Fetched] = deque()
+        self._held: list[Fetched] = []
+        self._window: deque[tuple[str, bool]] = deque(maxlen=DOWN_WINDOW)
+        self._todo: queue.SimpleQueue[tuple[_Host, _Task, bool] | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[_Host, _Task, bool, Answer, Fetched | None]] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    # What pages.Transport asks for
+
+    def run(self, jobs: Iterator[Job]) -> Iterator[Fetched | None]:
+        """Results in order of arrival, and None at least twice a second. Raises NetworkDownError."""
+        drawn_all = False
+        while True:
+            while not drawn_all and self._queued < MAX_QUEUED and len(self._heap) < 4 * self._settings.concurrency:
+                batch = list(itertools.islice(jobs, 256))
+                drawn_all = not batch
+                for job in batch:
+                    self._enqueue(_Task(job))
+            wait = self._dispatch()
+            yield from self._take_ready()
+            if drawn_all and not self._queued and not self._busy:
+                if not self._ready:
+                    self._ready.extend(self._held)
+                    self._held.clear()
+                yield from self._take_ready()
+                return
+            try:
+                self._finish(*self._done.get(timeout=wait))
+                while True:
+                    self._finish(*self._done.get_nowait())
+            except queue.Empty:
+                pass
+            self._check_network()
+            yield from self._take_ready()
+            yield None
+
+    def forget(self, segment: int) -> None:
+        """Drops a segment's queued links; they have no result."""
+        self._forgotten.add(segment)
+        self._held = [result for result in self._held if result.job.segment != segment]
+        for host in self._hosts.values():
+            kept = [task for task in host.queue if task.job.segment != segment]
+            self._queued -= len(host.queue) - len(kept)
+            host.queue = deque(kept)
+
+    def waiting(self) -> dict[str, int]:
+        """How many links are queued, hosts have work, and connections are in use."""
+        return {"queued": self._queued, "hosts_waiting": len(self._heap), "connections": self._busy}
+
+    def close(self) -> None:
+        """Ends every exchange and every thread."""
+        if self._owns_guard:
+            self._guard.close()
+        for _ in self._threads:
+            self._todo.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+        self._session.close()
+
+    # The schedule: one thread
+
+    def _enqueue(self, task: _Task, *, first: bool = False) -> None:
+        try:
+            self._guard.check_url(task.url)
+            parts = urlsplit(task.url)
+            name = f"{parts.scheme}://{parts.netloc}".lower()
+        except BlockedError as error:
+            self._result(task, "blocked", str(error))
+            return
+        host = self._hosts.get(name)
+        if host is None:
+            if len(self._hosts) > 2 * MAX_QUEUED:
+                self._forget_idle_hosts()
+            host = self._hosts[name] = _Host(name)
+        (host.queue.appendleft if first else host.queue.append)(task)
+        self._queued += 1
+        self._list(host)
+
+    def _list(self, host: _Host) -> None:
+        if host.queue and not host.listed and host.busy < self._settings.per_host_concurrency:
+            host.listed = True
+            heapq.heappush(self._heap, (host.next_at, next(self._number), host))
+
+    def _forget_idle_hosts(self) -> None:
+        now = self._now()
+        for name, host in list(self._hosts.items()):
+            if not host.queue and not host.busy and host.next_at <= now and not host.failures:
+                del self._hosts[name]
+
+    def _dispatch(self) -> float:
+        """Hands out what may be asked now; returns how long there is nothing to do."""
+        while self._heap and self._busy < self._settings.concurrency:
+            due, _, host = self._heap[0]
+            now = self._now()
+            if due > now:
+                return min(0.25, due - now)
+            heapq.heappop(self._heap)
+            host.listed = False
+            if host.next_at > now:  # it has been told to wait since it was listed
+                self._list(host)
+                continue
+            self._dispatch_host(host, now)
+        return 0.25
+
+    def _dispatch_host(self, host: _Host, now: float) -> None:
+        rules = self._robots.get(host.name, now) if self._settings.robots else None
+        while host.queue:
+            task = host.queue[0]
+            if task.job.segment in self._forgotten:
+                self._pop(host)
+            elif host.name in self._down:
+                self._result(self._pop(host), "host_down", f"{self._settings.host_failures} failures in a row")
+            elif not self._settings.robots:
+                break
+            elif rules is None:
+                self._hand_out(host, task, True)
+                return
+            elif rules.allows(task.url):
+                break
+            elif rules.access == "unreachable":
+                self._result(self._pop(host), rules.reason or "robots_unreachable", f"{host.name}/robots.txt")
+            else:
+                self._result(self._pop(host), "disallowed", f"{host.name}/robots.txt")
+        if host.queue:
+            self._hand_out(host, self._pop(host), False)
+
+    def _pop(self, host: _Host) -> _Task:
+        self._queued -= 1
+        return host.queue.popleft()
+
+    def _hand_out(self, host: _Host, task: _Task, for_robots: bool) -> None:
+        host.busy += 1
+        self._busy += 1
+        if for_robots:
+            host.busy += self._settings.per_host_concurrency  # no page before its rules are known
+        host.next_at = self._now() + self._settings.per_host_delay_seconds
+        if len(self._threads) < min(self._settings.concurrency, self._busy):
+            thread = threading.Thread(target=self._work, name=f"fetch-{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._todo.put((host, task, for_robots))
+        self._list(host)
+
+    def _finish(self, host: _Host, task: _Task, for_robots: bool, answer: Answer, page: Fetched | None) -> None:
+        """Takes up what a worker brought: a result, a hop to follow, or something to try again."""
+        host.busy -= 1
+        self._busy -= 1
+        now = self._now()
+        failed = answer.outcome in _CONNECTION_FAILURES
+        self._note(host, failed)
+        delay = self._settings.per_host_delay_seconds
+        rules = self._robots.get(host.name, now)
+        if rules is not None:
+            delay = max(delay, min(rules.crawl_delay_seconds, self._settings.max_crawl_delay_seconds))
+        host.next_at = now + delay * self._jitter.uniform(1.0, 1.2)
+        if for_robots:
+            host.busy -= self._settings.per_host_concurrency
+            found = (
+                robots.unreachable(self._settings.user_agent, _host_reason(answer.outcome))
+                if answer.outcome
+                else robots.from_status(answer.status, answer.body, self._settings.user_agent)
+            )
+            self._robots.put(host.name, found, now)
+        elif task.job.segment not in self._forgotten:
+            self._finish_page(host, task, answer, page, now)
+        self._list(host)
+
+    def _finish_page(self, host: _Host, task: _Task, answer: Answer, page: Fetched | None, now: float) -> None:
+        task.seconds += answer.seconds
+        if not answer.outcome and answer.status in REDIRECTS:
+            self._follow(task, answer)
+        elif not answer.outcome and answer.status in _RETRY_STATUSES and task.tries < self._settings.retries:
+            asked = retry_after_seconds(header(answer.headers, "retry-after"), time.time())
+            pause = asked if asked is not None else 2.0**task.tries * self._jitter.uniform(1.0, 2.0)
+            host.next_at = max(host.next_at, now + min(pause, self._settings.max_crawl_delay_seconds))
+            if pause > self._settings.max_crawl_delay_seconds:
+                self._result(task, archives.status_outcome(answer.status), f"asks for {pause:.0f} s", answer)
+            else:
+                task.tries += 1
+                self._enqueue(task, first=True)
+        elif page is not None:
+            self._emit(page, failed=False)
+        else:
+            self._result(task, answer.outcome, answer.detail, answer)
+
+    def _follow(self, task: _Task, answer: Answer) -> None:
+        location = header(answer.headers, "location").strip()
+        with contextlib.suppress(UnicodeError):
+            location = location.encode("latin-1").decode("utf-8")
+        try:
+            target = urldefrag(urljoin(task.url, location)).url
+        except ValueError as error:
+            self._result(task, "bad_url", f"Location: {error}", answer)
+            return
+        task.visited.append(task.url)
+        task.permanent = task.permanent and answer.status in (301, 308)
+        reason = self._reject(target) if self._reject is not None else None
+        if not location:
+            self._result(task, "http_error", f"status {answer.status} without Location", answer)
+        elif len(task.visited) > self._settings.max_redirects or target in task.visited:
+            self._result(task, "too_many_redirects", target[:200], answer)
+        elif reason is not None:
+            self._result(task, "rejected", f"{reason}: {target}"[:200], answer)
+        elif task.seconds >= self._settings.deadline_seconds:
+            self._result(task, "timeout", "over its deadline", answer)
+        else:
+            task.url = target
+            self._enqueue(task, first=True)
+
+    def _result(self, task: _Task, outcome: str, detail: str, answer: Answer | None = None) -> None:
+        answered = answer is not None and not answer.outcome
+        fetched = Fetched(
+            job=task.job,
+            outcome=outcome,
+            detail=detail,
+            final_url=task.url if answered else None,
+            status=answer.status if answer is not None and answered else None,
+            content_type=header(answer.headers, "content-type")[:200] if answer is not None else "",
+            redirect=_redirect(task),
+            fetched_at=int(time.time()),
+        )
+        self._emit(fetched, failed=outcome in _CONNECTION_FAILURES or outcome in ("host_down", "robots_unreachable"))
+
+    def _emit(self, result: Fetched, *, failed: bool) -> None:
+        if result.job.segment in self._forgotten:
+            return
+        (self._held if failed else self._ready).append(result)
+
+    def _note(self, host: _Host, failed: bool) -> None:
+        self._window.append((host.name, failed))
+        if not failed:
+            host.failures = 0
+            self._ready.extend(self._held)  # the network is up: those failures were the servers' own
+            self._held.clear()
+            return
+        host.failures += 1
+        if host.failures >= self._settings.host_failures:
+            self._down.add(host.name)
+
+    def _check_network(self) -> None:
+        if len(self._window) < DOWN_WINDOW:
+            return
+        failed = [name for name, bad in self._window if bad]
+        if len(failed) > DOWN_SHARE * DOWN_WINDOW and len(set(failed)) >= DOWN_HOSTS:
+            raise NetworkDownError(
+                f"{len(failed)} of the last {DOWN_WINDOW} requests, to {len(set(failed))} hosts, failed:"
+                " the network seems to be down. No try was counted; run the same command again"
+            )
+
+    def _take_ready(self) -> Iterable[Fetched]:
+        while self._ready:
+            yield self._ready.popleft()
+
+    # The workers
+
+    def _work(self) -> None:
+        while (item := self._todo.get()) is not None:
+            host, task, for_robots = item
+            page = None
+            try:
+                answer = self._ask_robots(host) if for_robots else self._ask(task)
+                if not for_robots and not answer.outcome and answer.status not in REDIRECTS:
+                    page = self._page(task, answer)
+            except Exception as error:  # one page must never cost the others
+                answer, page = Answer(task.url, "protocol", f"{type(error).__name__}: {error}"[:200]), None
+            self._done.put((host, task, for_robots, answer, page))
+
+    def _exchange(self, url: str, seconds: float, wire_bytes: int, wanted: tuple[str, ...]) -> Answer:
+        return exchange(
+            self._session, self._guard, url, self._settings, seconds=seconds, wire_bytes=wire_bytes, wanted=wanted
+        )
+
+    def _ask(self, task: _Task) -> Answer:
+        seconds = max(0.01, self._settings.deadline_seconds - task.seconds)
+        return self._send(task.url, seconds, self._settings.max_wire_bytes, self._settings.content_types)
+
+    def _ask_robots(self, host: _Host) -> Answer:
+        """robots.txt, at most five redirects away (RFC 9309, 2.3.1.2), in one go and under one deadline."""
+        url = f"{host.name}/robots.txt"
+        left = self._settings.deadline_seconds
+        for _ in range(6):
+            answer = self._send(url, max(0.01, left), robots.MAX_BYTES, ())
+            left -= answer.seconds
+            location = header(answer.headers, "location").strip()
+            if answer.outcome == "too_large":
+                answer = dataclasses.replace(answer, outcome="")  # what was read is all that counts
+            if answer.outcome or answer.status not in REDIRECTS or not location or left <= 0:
+                break
+            url = urljoin(url, location)
+        if not answer.outcome and answer.status in REDIRECTS:
+            return dataclasses.replace(answer, status=404)  # too many redirects: as if there were none
+        if not answer.outcome and 200 <= answer.status < 300:
+            encoding = header(answer.headers, "content-encoding")
+            try:
+                answer = dataclasses.replace(answer, body=archives.decode(answer.body, encoding, 4 * robots.MAX_BYTES))
+            except archives.DecodeError as error:
+                answer = dataclasses.replace(answer, outcome="decode_error", detail=error.detail)
+        return answer
+
+    def _page(self, task: _Task, answer: Answer) -> Fetched:
+        """The result of an answer that is not a redirect."""
+        content_type = header(answer.headers, "content-type")[:200]
+        now = int(time.time())
+        facts: dict[str, Any] = {
+            "job": task.job,
+            "final_url": task.url,
+            "status": answer.status,
+            "content_type": content_type,
+            "redirect": _redirect(task),
+            "fetched_at": now,
+        }
+        if archives.status_outcome(answer.status) == "ok":
+            outcome, detail = gate(content_type, ",".join(archives.header_signals(answer.headers)), self._settings)
+            if outcome != "ok":
+                opt_out = ",".join(archives.header_signals(answer.headers))
+                return Fetched(outcome=outcome, detail=detail, opt_out=opt_out, **facts)
+        capture = Capture(task.url, now, answer.status, answer.headers, answer.body)
+        judged = archives.judge(capture, self._settings.max_decoded_bytes)
+        facts |= {"canonical_url": judged.canonical_url, "opt_out": judged.opt_out}
+        outcome, detail = judged.outcome, judged.detail
+        if outcome == "ok":
+            outcome, detail = gate(content_type, judged.opt_out, self._settings)
+        if outcome != "ok":
+            return Fetched(outcome=outcome, detail=detail, **facts)
+        return Fetched(
+            outcome="ok",
+            payload_sha256=judged.payload_sha256,
+            payload_bytes=len(judged.payload),
+            record=archives.warc_record(capture, ip_address=answer.ip_address),
+            **facts,
+        )
+
+
+def _host_reason(outcome: str) -> str:
+    """`outcome` of asking for robots.txt, where it says something about the whole host."""
+    return outcome if outcome in _CONNECTION_FAILURES or outcome == "blocked" else ""
+
+
+def _redirect(task: _Task) -> str:
+    if not task.visited:
+        return ""
+    return "permanent" if task.permanent else "temporary"

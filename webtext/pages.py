@@ -135,6 +135,7 @@ def update(
     progress: Callable[[dict[str, int]], None] | None = None,
     stop: Callable[[], bool] | None = None,
     transport: Transport | None = None,
+    reject: Callable[[str], str | None] | None = None,
     cache: Path | None = None,
 ) -> FetchSummary:
     """Plans `links`, settles every link that can be settled, and seals the segments.
@@ -143,7 +144,7 @@ def update(
     `publish(temporary, final)` makes a file permanent: synced, renamed, its folder synced.
     `stop` is asked several times a second; once true, open segments are left as they are, for the next run.
     `cache`: a folder for the indexes of archives, default `directory/.archives`.
-    `transport` replaces the network in tests.
+    `transport` replaces the network in tests. `reject(url)` names why the target of a redirect is not fetched.
 
     Raises ValueError where the links are not sorted or an archive is no WARC file, and fetch.NetworkDownError.
     """
@@ -159,7 +160,7 @@ def update(
     )
     planned, replanned = _plan(directory, links, index, settings, publish)
     run = _Run(directory, index, settings, publish, progress, stop, planned)
-    run.settle(transport)
+    run.settle((transport or fetch.Fetcher(settings, reject=reject)) if settings.network else None)
     return FetchSummary(
         planned=planned,
         replanned=replanned,
@@ -535,23 +536,22 @@ class _Run:
         """Archives first, then the network, segment after segment."""
         (self.directory / _OPEN).mkdir(exist_ok=True)
         self._sweep()
-        if not self.settings.network:
+        if transport is None:
             for segment in self._unsealed():
                 if self._asked_to_stop():
                     break
                 self._seal(segment)
         else:
-            fetcher = transport or fetch.Fetcher(self.settings)
             try:
-                self._fetch(fetcher)
+                self._fetch(transport)
                 while self._left and self.stopped is None:
                     settled = self._settled
                     self._plan_left()
-                    self._fetch(fetcher)
+                    self._fetch(transport)
                     if self._settled == settled:
                         break
             finally:
-                fetcher.close()
+                transport.close()
                 for segment in self._open.values():
                     segment.close()
         with contextlib.suppress(OSError):
@@ -798,16 +798,13 @@ class _OpenSegment:
                 entry = _log_entry(line)
                 if entry is None:
                     break
-                for at in entry.get("forget", ()):
-                    self._results.pop(at, None)
                 if "bytes" in entry:
                     offset, length = entry["result"]["offset"], entry["bytes"]
                     warc.seek(offset)
                     if zlib.crc32(warc.read(length)) != entry["crc"]:
                         break
                     self._warc_bytes = offset + length
-                if "row" in entry:
-                    self._results[entry["row"]] = entry["result"]
+                self._results[entry["row"]] = entry["result"]
                 good += len(line)
         os.truncate(self._log_path, good)
         if not self.interrupted and self._open_warc.exists():
