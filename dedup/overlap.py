@@ -252,6 +252,14 @@ def normal_texts(texts: Any, form: Form = "ascii") -> Iterator[Any]:
         yield pa.Array.from_buffers(pa.large_string(), len(offsets) - 1, buffers)
 
 
+def _distinct(values: NDArray[Any]) -> NDArray[Any]:
+    """The different values, sorted. np.unique hashes integers since NumPy 2.3, far slower at some millions."""
+    values = np.sort(values)
+    new = np.ones(len(values), np.bool_)
+    np.not_equal(values[1:], values[:-1], out=new[1:])
+    return values[new]
+
+
 def _concatenated(parts: Sequence[Hashes]) -> Hashes:
     return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.uint64), *parts])
 
@@ -363,7 +371,7 @@ class GramTable:
 
     def index(self, hashes: Hashes) -> NDArray[np.int32]:
         """int32[...]: the index of each hash, all of which are in the table."""
-        return np.searchsorted(self.grams, hashes).astype(np.int32)
+        return self.find(hashes)[0]
 
 
 # --------------------------------------------------------------------------------------------------------------- index
@@ -425,13 +433,13 @@ class EvaluationIndex:
         files = [protocol.ngrams(one.whole())[0] if one.whole_file else None for one in sets]
         examples = [protocol.ngrams(one.texts) for one in sets]
         everything = [grams for grams in files if grams is not None] + [grams for grams, _ in examples]
-        self.table = GramTable(np.unique(_concatenated(everything)))
+        self.table = GramTable(_distinct(_concatenated(everything)))
         self.sets: list[_SetGrams] = []
         first = 0
         for one, file, (grams, offsets) in zip(sets, files, examples, strict=True):
             own_file = own_examples = None
             if one.train is not None:
-                train = GramTable(np.unique(protocol.ngrams(joined(one.train))[0]))
+                train = GramTable(_distinct(protocol.ngrams(joined(one.train))[0]))
                 own_file = None if file is None else _present(train, file)
                 own_examples = _present(train, grams)
             self.sets.append(
@@ -455,7 +463,7 @@ class EvaluationIndex:
         for one in self.sets:
             example = np.repeat(np.arange(len(one.offsets) - 1), np.diff(one.offsets)) + one.first_example
             pairs.append(one.examples.astype(np.int64) << 32 | example)
-        pair = np.unique(np.concatenate(pairs))
+        pair = _distinct(np.concatenate(pairs))
         counts = np.bincount(pair >> 32, minlength=len(self.table.grams))
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]), pair & 0xFFFFFFFF
 
@@ -525,13 +533,15 @@ class _Tally:
         grams, at = self._index.table.find(hashes)
         np.add.at(self._occurrences, grams, 1)
         document = np.searchsorted(offsets, at, "right") - 1
-        pair = np.unique(document << 32 | grams)
+        pair = _distinct(document << 32 | grams)
         document, gram = pair >> 32, pair & 0xFFFFFFFF
         np.add.at(self._documents, gram, 1)
         if self._limit:
             which, example = self._index.examples_of(gram)
-            shared, count = np.unique(example << 32 | document[which], return_counts=True)
-            self._name(batch, shared >> 32, shared & 0xFFFFFFFF, count)
+            shared = np.sort(example << 32 | document[which])
+            first = np.flatnonzero(np.append(True, shared[1:] != shared[:-1])) if len(shared) else np.zeros(0, np.int64)
+            count = np.diff(np.append(first, len(shared)))
+            self._name(batch, shared[first] >> 32, shared[first] & 0xFFFFFFFF, count)
 
     def _name(
         self, batch: pa.RecordBatch, example: NDArray[np.int64], document: NDArray[np.int64], count: NDArray[np.int64]
@@ -722,7 +732,7 @@ def _rows(one: _SetGrams, protocol: Protocol, held: NDArray[np.bool_]) -> Iterat
     if one.own_examples is not None:
         measured.append(("own train", "examples", one.examples, one.own_examples))
     for against, unit, grams, hit in measured:
-        distinct, hits = len(np.unique(grams)), len(np.unique(grams[hit]))
+        distinct, hits = _count_distinct(grams, len(held)), _count_distinct(grams[hit], len(held))
         touched: dict[str, int | None] = {"examples": None, "examples_measured": None, "examples_touched": None}
         if unit == "examples":
             touched = {
@@ -748,6 +758,13 @@ def _rows(one: _SetGrams, protocol: Protocol, held: NDArray[np.bool_]) -> Iterat
             **touched,
             "paper_percent": paper[against == "corpus"] if paper and unit == "file" and protocol.n == 8 else None,
         }
+
+
+def _count_distinct(grams: NDArray[np.int32], size: int) -> int:
+    """How many different indices below `size` there are."""
+    seen = np.zeros(size, np.bool_)
+    seen[grams] = True
+    return int(seen.sum())
 
 
 def _sums(flags: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -889,8 +906,8 @@ class DecontaminationIndex:
                     hashes, example = hashes[whole], example[whole]
                 grams.append(hashes)
                 examples.append(example + first)
-            table = GramTable(np.unique(np.concatenate(grams)))
-            pairs = np.unique(table.index(np.concatenate(grams)).astype(np.int64) << 32 | np.concatenate(examples))
+            table = GramTable(_distinct(np.concatenate(grams)))
+            pairs = _distinct(table.index(np.concatenate(grams)).astype(np.int64) << 32 | np.concatenate(examples))
             counts = np.bincount(pairs >> 32, minlength=len(table.grams))
             self.tables.append(table)
             self._starts.append(np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]))
