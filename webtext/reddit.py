@@ -348,12 +348,10 @@ def read_dump(
     line, offset = 1, 0  # of the next block
     for block in _blocks(_chunks(Path(path))):
         before = summary.lines
-        waiting.append(_read_block(decoder, block, line, offset, summary))
+        batch, physical_lines = _read_block(decoder, block, line, offset, summary)
+        waiting.append(batch)
         waiting_lines += summary.lines - before
-        if block.problem is None:
-            line += block.data.count(b"\n")
-        else:
-            line += 1
+        line += physical_lines
         offset += block.size_bytes
         summary.size_bytes = offset
         if waiting_lines >= batch_rows:
@@ -376,22 +374,23 @@ class _Block:
 
 def _read_block(
     decoder: msgspec.json.Decoder[_Line], block: _Block, line: int, offset: int, summary: ReadSummary
-) -> SubmissionBatch:
+) -> tuple[SubmissionBatch, int]:
+    """The submissions of a block that begins at `line` and byte `offset`, and how many lines of text it has."""
     if block.problem is not None:
         summary.lines += 1
         if block.truncated_at is not None:
             summary.truncated_at, summary.truncated_why = block.truncated_at, block.problem
             detail = f"byte {block.truncated_at} of the file, line {line} at byte {offset}: {block.problem}"
-            return _build([], [Drop("truncated", detail)])
+            return _build([], [Drop("truncated", detail)]), 1
         summary.bad_lines += 1
-        return _build([], [Drop("bad_line", f"line {line} at byte {offset}: {block.problem}")])
+        return _build([], [Drop("bad_line", f"line {line} at byte {offset}: {block.problem}")]), 1
     if not block.last:
         try:
             records = decoder.decode_lines(block.data)
             if len(records) == block.data.count(b"\n"):
                 batch = _build(records, [])
                 summary.lines += len(records)
-                return batch
+                return batch, len(records)
         except _BLOCK_ERRORS:
             pass  # somewhere in it is a line that wants a closer look
     records, drops = [], []
@@ -415,7 +414,7 @@ def _read_block(
                     summary.bad_lines += 1
                     drops.append(Drop("bad_line", f"{where}: {why}"))
         offset += len(text) + 1
-    return _build(records, drops)
+    return _build(records, drops), len(lines)
 
 
 def _one_line(error: Exception) -> str:
@@ -907,7 +906,7 @@ def _reddit(settings: LinkSources, session: requests.Session | None) -> praw.Red
     except (PRAWException, PrawcoreException, AttributeError, KeyError) as error:
         missing = re.search(r"client_id|client_secret|user_agent", str(error))
         raise ValueError(
-            f"[links] subreddits: expected Reddit credentials, {missing[0] if missing else 'something'} is missing; set "
+            f"[links] subreddits: expected Reddit credentials, {missing[0] if missing else 'one'} is missing; set "
             "praw_client_id, praw_client_secret and praw_user_agent in the environment or in praw.ini, or leave "
             "subreddits empty"
         ) from None
