@@ -454,21 +454,22 @@ def _number(text: str) -> int:
 def variants(url: str) -> list[str]:
     """Other spellings of the same page, as people post them."""
     parts = urlsplit(url)
-    host, path = parts.netloc, parts.path
+    host, rest = parts.netloc, url[len(parts.scheme) + 3 + len(parts.netloc) :]
     bare = host.removeprefix("www.")
     other = bare if host.startswith("www.") else f"www.{host}"
-    port = "443" if parts.scheme == "https" else "80"
+    port, twin = ("443", "http") if parts.scheme == "https" else ("80", "https")
+    more = "&" if parts.query else "?"
     return [
-        f"http://{host}{path}" if parts.scheme == "https" else f"https://{host}{path}",
-        f"{parts.scheme}://{other}{path}",
-        f"{url}?utm_source=reddit&utm_medium=social",
-        f"{url}?fbclid=IwAR0k9aJ2l",
+        f"{twin}://{host}{rest}",
+        f"{parts.scheme}://{other}{rest}",
+        f"{url}{more}utm_source=reddit&utm_medium=social",
+        f"{url}{more}fbclid=IwAR0k9aJ2l",
         f"{url}#comments",
-        f"{parts.scheme}://{host}:{port}{path}",
-        f"{url}/",
-        f"{parts.scheme}://m.{bare}{path}",
-        f"{parts.scheme}://amp.{bare}{path}",
-        f"{parts.scheme.upper()}://{host.upper()}{path}",
+        f"{parts.scheme}://{host}:{port}{rest}",
+        f"{parts.scheme}://{host}{parts.path}/?{parts.query}".rstrip("?") if not parts.path.endswith("/") else url[:-1],
+        f"{parts.scheme}://m.{bare}{rest}",
+        f"{parts.scheme}://amp.{bare}{rest}",
+        f"{parts.scheme.upper()}://{host.upper()}{rest}",
     ]
 
 
@@ -575,8 +576,6 @@ def build(directory: Path) -> dict[str, Any]:
     golds: list[tuple[Gold, str, dict[str, str], tuple[str, ...]]] = []
     pages: dict[str, tuple[Source, bytes]] = {}
     for site in SITES:
-        if not (HERE / "content" / f"{site.name}.txt").exists():
-            continue
         siblings = list(read_sources(site))
         for source in siblings:
             payload = render(source, siblings, env)
