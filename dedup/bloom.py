@@ -2,8 +2,8 @@
 
 - 2^p partitions, chosen by the top p bits of the hash; each partition is one `pybloom_live.BloomFilter`, so the error
   rate, the slices and the file are pybloom-live's own. What changes is who computes the positions: pybloom-live salts
-  SHA-512, here a 64-bit mix gives two positions at a time (a double hash a + i*b is not enough: a partition's slice
-  has some 2^17 bits, and pairs (a, b) would collide hundreds of times more often than 1e-8).
+  SHA-512, here one multiplication gives two positions (a double hash a + i*b is not enough: a partition's slice has
+  some 2^16 bits, and pairs (a, b) would collide hundreds of times more often than 1e-8).
 - A partition is filled slice by slice. A slice is a few KiB, so the bits stay in the first-level cache.
 - Hashes are spilled first (map: one corpus shard, one file whose sections are the 256 values of the top byte; repeats
   are kept, removing them costs more than reading them again), then filtered range by range (reduce: one file of
@@ -48,7 +48,7 @@ _SPILL_HEADER = struct.Struct("<8sIIQQ")  # magic, version, groups, runs, hashes
 
 HEADER_BYTES = 40  # pybloom-live's "<dQQQQ": error rate, slices, bits per slice, capacity, count
 COUNT_OFFSET = 32
-MAX_PARTITION_CAPACITY = 110_000  # two slices (of 1.42 bits per hash) and the block of hashes fit a 48 KiB L1 cache
+MAX_PARTITION_CAPACITY = 1 << 16  # two slices, of 1.42 bits for each hash at 1e-8, are half of a 48 KiB L1 cache
 FILE_BYTES = 512 << 20  # a file of partitions is at most this long
 CHUNK_HASHES = 1 << 20  # hashes read at once from a spill: 8 MiB
 META_FILE = "filter.json"
@@ -57,19 +57,34 @@ META_FILE = "filter.json"
 # ---------------------------------------------------------------------------------------------------------- positions
 
 
-def positions(num_slices: int, bits_per_slice: int) -> Callable[[int], Iterator[int]]:
-    """A `make_hashes` for a `BloomFilter` filled here: a 64-bit hash -> its position in each slice.
+def _multipliers(count: int) -> list[int]:
+    """Odd 64-bit numbers without linear relations: the outputs of splitmix64 from 0, their last bit set."""
+    numbers = []
+    for index in range(1, count + 1):
+        value = index * 0x9E3779B97F4A7C15 & _MASK
+        value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+        value = (value ^ value >> 27) * 0x94D049BB133111EB & _MASK
+        numbers.append((value ^ value >> 31) | 1)
+    return numbers
 
-    The readable twin of the kernels: splitmix64's finalizer of hash + j * golden ratio; its low and high 32 bits are
-    scaled to the slices 2j - 2 and 2j - 1.
+
+_MASK = (1 << 64) - 1
+MAX_SLICES = 128  # an error rate of 3e-39
+_MULTIPLIERS = np.array(_multipliers(MAX_SLICES // 2), np.uint64)
+
+
+def positions(num_slices: int, bits_per_slice: int) -> Callable[[int], Iterator[int]]:
+    """A `make_hashes` for a `BloomFilter` filled here: a well mixed 64-bit hash -> its position in each slice.
+
+    The readable twin of the kernels: x = hash * multiplier[j] modulo 2^64, x ^= x >> 32; the low 32 bits of x are
+    scaled to slice 2j and the high 32 to slice 2j + 1.
     """
+    multipliers = _multipliers((num_slices + 1) // 2)
 
     def make_hashes(key: int) -> Iterator[int]:
         for index in range(num_slices):
-            mixed = (int(key) + (index // 2 + 1) * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-            mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-            mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-            mixed ^= mixed >> 31
+            mixed = int(key) * multipliers[index // 2] & _MASK
+            mixed ^= mixed >> 32
             half = mixed >> 32 if index % 2 else mixed & 0xFFFFFFFF
             yield half * bits_per_slice >> 32
 
@@ -81,55 +96,42 @@ _READONLY_BYTES = nb.types.Array(nb.uint8, 1, "C", readonly=True)
 _READONLY_HASHES = nb.types.Array(nb.uint64, 1, "C", readonly=True)
 
 
-@nb.njit("uint64(uint64)", inline="always", cache=True, nogil=True)
-def _mix(value):  # type: ignore[no-untyped-def]
-    value = (value ^ (value >> nb.uint64(30))) * nb.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> nb.uint64(27))) * nb.uint64(0x94D049BB133111EB)
-    return value ^ (value >> nb.uint64(31))
-
-
 @nb.njit("void(uint8[::1], uint64, uint64, uint64[::1])", cache=True, nogil=True)
 def _fill(bits, num_slices, bits_per_slice, hashes):  # type: ignore[no-untyped-def]
     """Set the bits of all `hashes`, two slices at a time."""
-    golden = nb.uint64(0x9E3779B97F4A7C15)
-    low = nb.uint64(0xFFFFFFFF)
-    half, three, seven = nb.uint64(32), nb.uint64(3), nb.uint64(7)
+    low, half, three, seven = nb.uint64(0xFFFFFFFF), nb.uint64(32), nb.uint64(3), nb.uint64(7)
     for first in range(nb.uint64(0), num_slices, nb.uint64(2)):
-        salt = (first // nb.uint64(2) + nb.uint64(1)) * golden
+        multiplier = _MULTIPLIERS[first // nb.uint64(2)]
         start = first * bits_per_slice
-        if first + nb.uint64(1) < num_slices:
-            for index in range(len(hashes)):
-                mixed = _mix(hashes[index] + salt)
-                one = start + (((mixed & low) * bits_per_slice) >> half)
-                two = start + bits_per_slice + (((mixed >> half) * bits_per_slice) >> half)
-                bits[one >> three] |= nb.uint8(nb.uint64(1) << (one & seven))
-                bits[two >> three] |= nb.uint8(nb.uint64(1) << (two & seven))
-        else:
-            for index in range(len(hashes)):
-                one = start + (((_mix(hashes[index] + salt) & low) * bits_per_slice) >> half)
-                bits[one >> three] |= nb.uint8(nb.uint64(1) << (one & seven))
+        both = first + nb.uint64(1) < num_slices
+        for index in range(len(hashes)):
+            mixed = hashes[index] * multiplier
+            mixed ^= mixed >> half
+            position = start + (((mixed & low) * bits_per_slice) >> half)
+            bits[position >> three] |= nb.uint8(nb.uint64(1) << (position & seven))
+            if both:
+                position = start + bits_per_slice + (((mixed >> half) * bits_per_slice) >> half)
+                bits[position >> three] |= nb.uint8(nb.uint64(1) << (position & seven))
 
 
 @nb.njit(
     nb.boolean(_READONLY_BYTES, nb.uint64, nb.uint64, nb.uint64, nb.uint64), inline="always", cache=True, nogil=True
 )
-def _has(record, first_byte, num_slices, bits_per_slice, key):  # type: ignore[no-untyped-def]
+def _has(records, first_byte, num_slices, bits_per_slice, key):  # type: ignore[no-untyped-def]
     """Whether all bits of `key` are set in the bits that begin at `first_byte`."""
-    golden = nb.uint64(0x9E3779B97F4A7C15)
-    low = nb.uint64(0xFFFFFFFF)
-    half, three, seven, one = nb.uint64(32), nb.uint64(3), nb.uint64(7), nb.uint64(1)
-    salt = key
+    low, half, three, seven = nb.uint64(0xFFFFFFFF), nb.uint64(32), nb.uint64(3), nb.uint64(7)
+    one = nb.uint64(1)
     start = nb.uint64(0)
     mixed = nb.uint64(0)
     for index in range(num_slices):
         if index & one == nb.uint64(0):
-            salt += golden
-            mixed = _mix(salt)
+            mixed = key * _MULTIPLIERS[index >> one]
+            mixed ^= mixed >> half
             value = mixed & low
         else:
             value = mixed >> half
         position = start + ((value * bits_per_slice) >> half)
-        if (record[first_byte + (position >> three)] >> (position & seven)) & one == nb.uint64(0):
+        if (records[first_byte + (position >> three)] >> (position & seven)) & one == nb.uint64(0):
             return False
         start += bits_per_slice
     return True
@@ -152,21 +154,21 @@ def _contains(records, record_bytes, first, shift, header, num_slices, bits_per_
 @nb.njit("int64(uint8[::1], uint64, uint64, uint64[::1])", cache=True, nogil=True)
 def _add(bits, num_slices, bits_per_slice, hashes):  # type: ignore[no-untyped-def]
     """Insert one by one and count, as pybloom-live does, those that were not there."""
-    golden = nb.uint64(0x9E3779B97F4A7C15)
-    low = nb.uint64(0xFFFFFFFF)
-    half, three, seven, two = nb.uint64(32), nb.uint64(3), nb.uint64(7), nb.uint64(2)
+    low, half, three, seven = nb.uint64(0xFFFFFFFF), nb.uint64(32), nb.uint64(3), nb.uint64(7)
+    one = nb.uint64(1)
     new = 0
     for index in range(len(hashes)):
         absent = False
         mixed = nb.uint64(0)
         for piece in range(num_slices):
-            if piece % two == nb.uint64(0):
-                mixed = _mix(hashes[index] + (piece // two + nb.uint64(1)) * golden)
+            if piece & one == nb.uint64(0):
+                mixed = hashes[index] * _MULTIPLIERS[piece >> one]
+                mixed ^= mixed >> half
                 value = mixed & low
             else:
                 value = mixed >> half
             position = piece * bits_per_slice + ((value * bits_per_slice) >> half)
-            mask = nb.uint8(nb.uint64(1) << (position & seven))
+            mask = nb.uint8(one << (position & seven))
             if bits[position >> three] & mask == nb.uint8(0):
                 absent = True
                 bits[position >> three] |= mask
@@ -185,7 +187,7 @@ def _count(hashes, first, shift, counts):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(
-    nb.void(_READONLY_HASHES, nb.uint64, nb.uint64, nb.int64[::1], nb.uint64[::1]),
+    nb.void(_READONLY_HASHES, nb.uint64, nb.uint64, nb.uint64[::1], nb.uint64[::1]),
     cache=True,
     nogil=True,
 )
@@ -196,7 +198,7 @@ def _scatter(hashes, first, shift, cursors, out):  # type: ignore[no-untyped-def
         bucket = ((hashes[index] >> nb.uint64(1)) >> shift) - first
         if bucket < num:
             out[cursors[bucket]] = hashes[index]
-            cursors[bucket] += 1
+            cursors[bucket] += nb.uint64(1)  # unsigned: a signed index costs a test for negative ones
 
 
 @nb.njit("int64(uint64[::1])", cache=True, nogil=True)
@@ -217,7 +219,7 @@ def bucketed(hashes: Hashes, num_bits: int) -> tuple[Hashes, npt.NDArray[np.int6
     _count(hashes, 0, 63 - num_bits, counts)
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
     out = np.empty_like(hashes)
-    _scatter(hashes, 0, 63 - num_bits, starts[:-1].copy(), out)
+    _scatter(hashes, 0, 63 - num_bits, starts[:-1].astype(np.uint64), out)
     return out, starts
 
 
@@ -390,6 +392,8 @@ def plan_filter(distinct: int, error_rate: float = 1e-8, *, num_files: int | Non
         raise ValueError(f"distinct: expected a number of hashes, got {distinct}")
     if not 0 < error_rate < 1:
         raise ValueError(f"error_rate: expected a number between 0 and 1, got {error_rate}; 1e-8 is the paper's")
+    if error_rate < 0.5**MAX_SLICES:
+        raise ValueError(f"error_rate: expected at least {0.5**MAX_SLICES:.0e}, got {error_rate}; 1e-8 is the paper's")
     bits = 0
     while (capacity := _capacity(distinct, bits)) > MAX_PARTITION_CAPACITY:
         bits += 1
@@ -524,7 +528,7 @@ def _gather(spills: Sequence[Spill], plan: FilterPlan, first: int, num: int) -> 
             _count(chunk, first, shift, counts)
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
     gathered = np.empty(int(starts[-1]), np.uint64)
-    cursors = starts[:-1].copy()
+    cursors = starts[:-1].astype(np.uint64)
     for source in spills:
         for chunk in source.read(begin, stop):
             _scatter(chunk, first, shift, cursors, gathered)
