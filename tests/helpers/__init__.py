@@ -1,0 +1,1 @@
+"""What tests of several rooms use, importable in their child processes too."""
