@@ -176,29 +176,29 @@ def _add(bits, num_slices, bits_per_slice, hashes):  # type: ignore[no-untyped-d
     return new
 
 
-@nb.njit(nb.void(_READONLY_HASHES, nb.uint64, nb.uint64, nb.int64[::1]), cache=True, nogil=True)
-def _count(hashes, first, shift, counts):  # type: ignore[no-untyped-def]
-    """counts[b] += hashes whose top bits, (hash >> 1) >> shift, are first + b."""
-    num = nb.uint64(len(counts))
+@nb.njit(nb.void(_READONLY_HASHES, nb.uint64, nb.int64[::1]), cache=True, nogil=True)
+def _count(hashes, shift, counts):  # type: ignore[no-untyped-def]
+    """counts[b] = how many hashes have the top bits b = (hash >> 1) >> shift."""
     for index in range(len(hashes)):
-        bucket = ((hashes[index] >> nb.uint64(1)) >> shift) - first
-        if bucket < num:
-            counts[bucket] += 1
+        counts[(hashes[index] >> nb.uint64(1)) >> shift] += 1
 
 
-@nb.njit(
-    nb.void(_READONLY_HASHES, nb.uint64, nb.uint64, nb.uint64[::1], nb.uint64[::1]),
-    cache=True,
-    nogil=True,
-)
-def _scatter(hashes, first, shift, cursors, out):  # type: ignore[no-untyped-def]
-    """Write each hash to out[cursors[b]++] for its bucket b."""
-    num = nb.uint64(len(cursors))
+@nb.njit(nb.void(_READONLY_HASHES, nb.uint64, nb.uint64[::1], nb.uint64[::1]), cache=True, nogil=True)
+def _scatter(hashes, shift, cursors, out):  # type: ignore[no-untyped-def]
+    """Write each hash to out[cursors[b]++] for its top bits b."""
     for index in range(len(hashes)):
-        bucket = ((hashes[index] >> nb.uint64(1)) >> shift) - first
-        if bucket < num:
-            out[cursors[bucket]] = hashes[index]
-            cursors[bucket] += nb.uint64(1)  # unsigned: a signed index costs a test for negative ones
+        bucket = (hashes[index] >> nb.uint64(1)) >> shift
+        out[cursors[bucket]] = hashes[index]
+        cursors[bucket] += nb.uint64(1)  # unsigned: a signed index costs a test for negative ones
+
+
+@nb.njit(nb.void(_READONLY_HASHES, nb.uint64, nb.uint64[::1], nb.int64[::1]), cache=True, nogil=True)
+def _order(hashes, shift, cursors, order):  # type: ignore[no-untyped-def]
+    """Write each hash's index to order[cursors[b]++] for its top bits b."""
+    for index in range(len(hashes)):
+        bucket = (hashes[index] >> nb.uint64(1)) >> shift
+        order[cursors[bucket]] = index
+        cursors[bucket] += nb.uint64(1)
 
 
 @nb.njit("int64(uint64[::1])", cache=True, nogil=True)
@@ -215,12 +215,17 @@ def _unique(hashes):  # type: ignore[no-untyped-def]
 
 def bucketed(hashes: Hashes, num_bits: int) -> tuple[Hashes, npt.NDArray[np.int64]]:
     """`hashes` grouped by their top `num_bits` bits (in a group, as they came), and the 2^num_bits + 1 starts."""
-    counts = np.zeros(1 << num_bits, np.int64)
-    _count(hashes, 0, 63 - num_bits, counts)
-    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    starts = _starts(hashes, num_bits)
     out = np.empty_like(hashes)
-    _scatter(hashes, 0, 63 - num_bits, starts[:-1].astype(np.uint64), out)
+    _scatter(hashes, 63 - num_bits, starts[:-1].astype(np.uint64), out)
     return out, starts
+
+
+def _starts(hashes: Hashes, num_bits: int) -> npt.NDArray[np.int64]:
+    """int64[2^num_bits + 1]: where each value of the top bits starts once the hashes are grouped."""
+    counts = np.zeros(1 << num_bits, np.int64)
+    _count(hashes, 63 - num_bits, counts)
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
 
 
 # ------------------------------------------------------------------------------------------------------------- spills
@@ -418,13 +423,13 @@ def _capacity(distinct: int, bits: int) -> int:
 def count_distinct(spills: Sequence[Spill], *, sample_groups: int = 16) -> int:
     """About how many distinct hashes the spills hold together; a function of the set of hashes alone.
 
-    Exact up to 2^24 hashes. Above, `sample_groups` of the 256 values of the top byte are counted exactly (a hash's top
-    byte is as good as random, so the standard error is below one in a thousand at 2^24 and falls with the square
+    Exact up to 2^20 hashes. Above, `sample_groups` of the 256 values of the top byte are counted exactly (a hash's top
+    byte is as good as random, so the standard error is one in 256 at 2^20 and falls with the square
     root) and six of those standard errors are added. Memory: 8 bytes for each hash of one group.
     """
     groups = range(SPILL_GROUPS)
     total = 0
-    exact = sum(spill.count for spill in spills) <= 1 << 24
+    exact = sum(spill.count for spill in spills) <= 1 << 20
     used = groups if exact else groups[:sample_groups]
     for group in used:
         hashes = np.empty(sum(int(spill.group_counts[group]) for spill in spills), np.uint64)
@@ -464,17 +469,17 @@ def build_file(
     if not 0 <= index < plan.num_files:
         raise ValueError(f"index: expected 0 to {plan.num_files - 1}, got {index}")
     first = index * plan.partitions_per_file
-    rounds = _rounds(spills, plan, first, memory_bytes)
+    step = min(_step(spills, plan, first, memory_bytes), plan.partitions_per_file)
     count = inserted = 0
     with path.open("wb") as file:
-        step = plan.partitions_per_file // rounds
         for start in range(first, first + plan.partitions_per_file, step):
-            gathered, starts = _gather(spills, plan, start, step)
-            for offset in range(step):
-                hashes = gathered[starts[offset] : starts[offset + 1]]
-                inserted += len(hashes)
-                hashes.sort()
-                distinct = hashes[: int(_unique(hashes))]
+            hashes = _gather(spills, plan, start, step)
+            inserted += len(hashes)
+            hashes.sort()
+            hashes = hashes[: int(_unique(hashes))]
+            edges = [(start + offset) << (64 - plan.partition_bits) for offset in range(1, step)]
+            bounds = np.searchsorted(hashes, np.array(edges, np.uint64))
+            for offset, distinct in enumerate(np.split(hashes, bounds)):
                 if len(distinct) > plan.partition_capacity:
                     raise ValueError(
                         f"partition {start + offset}: expected at most {plan.partition_capacity} distinct hashes, got "
@@ -496,43 +501,51 @@ def _groups_of(plan: FilterPlan, first: int, num: int) -> tuple[int, int]:
     return first >> (bits - 8), ((first + num - 1) >> (bits - 8)) + 1
 
 
-def _rounds(spills: Sequence[Spill], plan: FilterPlan, first: int, memory_bytes: int) -> int:
-    """The smallest power of two of rounds, each of whose gathered hashes fit `memory_bytes`."""
+def _step(spills: Sequence[Spill], plan: FilterPlan, first: int, memory_bytes: int) -> int:
+    """Partitions to gather at once: those of one top byte, or fewer where their hashes do not fit `memory_bytes`."""
     fixed = 2 * 8 * CHUNK_HASHES + 2 * plan.record_bytes
-    rounds = 1
+    step = max(1, plan.num_partitions // SPILL_GROUPS)
     while True:
-        step = plan.partitions_per_file // rounds
-        worst = 0
+        held = 0
         for start in range(first, first + plan.partitions_per_file, step):
             begin, stop = _groups_of(plan, start, step)
-            held = sum(int(source.group_counts[begin:stop].sum()) for source in spills)
-            # A round smaller than a group holds its share of the group, give or take.
-            share = min(1.0, 1.1 * step / plan.num_partitions * SPILL_GROUPS / (stop - begin))
-            worst = max(worst, math.ceil(8 * held * share))
-        if worst + fixed <= memory_bytes:
-            return rounds
+            held = max(held, sum(int(source.group_counts[begin:stop].sum()) for source in spills))
+        # Fewer partitions than a top byte has hold their share of it, give or take.
+        share = min(1.0, 1.1 * step * SPILL_GROUPS / plan.num_partitions)
+        if fixed + 8 * held * share <= memory_bytes:
+            return step
         if step == 1:
             raise ValueError(
-                f"memory_bytes: expected at least {worst + fixed} to hold one partition's hashes, got {memory_bytes}"
+                f"memory_bytes: expected at least {math.ceil(fixed + 8 * held * share)} to hold the hashes of one "
+                f"partition, got {memory_bytes}; allow more"
             )
-        rounds *= 2
+        step //= 2
 
 
-def _gather(spills: Sequence[Spill], plan: FilterPlan, first: int, num: int) -> tuple[Hashes, npt.NDArray[np.int64]]:
-    """All hashes of the partitions [first, first + num), partition by partition, and the starts of these."""
-    shift = 63 - plan.partition_bits
+def _gather(spills: Sequence[Spill], plan: FilterPlan, first: int, num: int) -> Hashes:
+    """All hashes of the partitions [first, first + num), with repeats, in no order."""
     begin, stop = _groups_of(plan, first, num)
-    counts = np.zeros(num, np.int64)
-    for source in spills:
-        for chunk in source.read(begin, stop):
-            _count(chunk, first, shift, counts)
-    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-    gathered = np.empty(int(starts[-1]), np.uint64)
-    cursors = starts[:-1].astype(np.uint64)
-    for source in spills:
-        for chunk in source.read(begin, stop):
-            _scatter(chunk, first, shift, cursors, gathered)
-    return gathered, starts
+    whole = (stop - begin) << max(0, plan.partition_bits - 8) == num << max(0, 8 - plan.partition_bits)
+
+    def chunks() -> Iterator[Hashes]:
+        for source in spills:
+            for chunk in source.read(begin, stop):
+                if whole:
+                    yield chunk
+                else:
+                    partition = chunk >> np.uint64(64 - plan.partition_bits)
+                    yield chunk[(partition >= np.uint64(first)) & (partition < np.uint64(first + num))]
+
+    if whole:
+        size = sum(int(source.group_counts[begin:stop].sum()) for source in spills)
+    else:
+        size = sum(len(chunk) for chunk in chunks())
+    gathered = np.empty(size, np.uint64)
+    filled = 0
+    for chunk in chunks():
+        gathered[filled : filled + len(chunk)] = chunk
+        filled += len(chunk)
+    return gathered
 
 
 def write_meta(directory: Path, plan: FilterPlan, files: Sequence[FilterFile], about: dict[str, Any]) -> Path:
@@ -662,6 +675,12 @@ class PartitionedBloomFilter:
         """bool[n]: False means certainly absent, True means present but for one in 1 / error_rate."""
         hashes = np.ascontiguousarray(hashes, np.uint64)
         found = np.zeros(len(hashes), np.bool_)
+        order = np.arange(0)
+        if many := len(hashes) > 8 * self.plan.num_partitions:  # one partition after the other, each from the cache
+            starts = _starts(hashes, self.plan.partition_bits)
+            order = np.empty(len(hashes), np.int64)
+            _order(hashes, 63 - self.plan.partition_bits, starts[:-1].astype(np.uint64), order)
+            hashes = hashes[order]
         for index, records in enumerate(self._records):
             _contains(
                 np.frombuffer(records, np.uint8),
@@ -674,6 +693,10 @@ class PartitionedBloomFilter:
                 hashes,
                 found,
             )
+        if many:
+            answers = np.empty_like(found)
+            answers[order] = found
+            return answers
         return found
 
     def __contains__(self, key: int) -> bool:
