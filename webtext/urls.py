@@ -157,7 +157,7 @@ _WRAPPERS = frozenset(
     + _words("webcache.googleusercontent.com translate.googleusercontent.com translate.google.com secure.wikimedia.org")
 )
 _WRAPPED_WIKIPEDIA = re.compile(
-    r"(?:^|[/:.=]|%2F|%3A)(?:[a-z-]+\.)?(?:(?:m|zero|mobile)\.)?wikipedia\.org(?:$|[/:?&]|%2F|%3A|%3F)"
+    r"(?://|[:=]|%2F%2F|%3A|^/web/[0-9a-z*_]+/)(?:[a-z-]+\.)?(?:(?:m|zero|mobile)\.)?wikipedia\.org(?:$|[/:?&]|%2F|%3A|%3F)"
     r"|^/wikipedia/[a-z-]+/",
     re.IGNORECASE,
 )
@@ -519,7 +519,12 @@ def registered_domain(url: str) -> str:
 def _registered_domain(host: str) -> str:
     if host.startswith("[") or host[-1].isdigit():
         return host
-    return _suffixes(private=False)(host).top_domain_under_public_suffix or host
+    found = _suffixes(private=False)(host)
+    if not found.suffix:
+        return ".".join(
+            host.split(".")[-2:]
+        )  # the list's own rule for what it does not have: any last label is a suffix
+    return found.top_domain_under_public_suffix or host
 
 
 @lru_cache(maxsize=1 << 12)
