@@ -382,12 +382,44 @@ def _read_stretch(file: BinaryIO, start: int, magic: bytes | None) -> Any:
             block = record.reader.read()
             if len(block) != record.content_length:
                 raise OSError(f"{record.content_length} bytes expected, {len(block)} found")
-            held = _capture(record, block, at)
+            try:
+                held = _capture(record, block, at)
+            except ValueError as error:
+                yield Damage(at, str(error))
         if held is not None:
             yield held
-    except (OSError, ValueError) as error:
+        # A member whose header was hit ends the stream as if the file ended there.
+        end = _member_end(file, at) if magic == _MAGICS[b"\x1f\x8b"] else None
+        if end is not None:
+            file.seek(end)
+            if file.read(1 << 16).strip(b"\0\r\n"):
+                yield Damage(end, "bytes that begin no record")
+                return _next_record(file, end + 1, magic)
+    except OSError as error:
+        # Was it the record held back that is bad, or what follows it?
+        end = _member_end(file, held.offset) if held is not None and magic == _MAGICS[b"\x1f\x8b"] else None
+        if held is not None and end is not None:
+            yield held
+            at = end
         yield Damage(at, " ".join(str(error).split())[:200])
         return _next_record(file, at + 1, magic) if magic else None
+    return None
+
+
+def _member_end(file: BinaryIO, offset: int) -> int | None:
+    """Where the gzip member at `offset` ends, if it is whole and its checksum holds."""
+    file.seek(offset)
+    stream = zlib.decompressobj(31)
+    try:
+        while block := file.read(1 << 18):
+            feed = block
+            while feed and not stream.eof:
+                stream.decompress(feed, 1 << 20)
+                feed = stream.unconsumed_tail
+            if stream.eof:
+                return file.tell() - len(stream.unused_data)
+    except zlib.error:
+        return None
     return None
 
 
@@ -454,12 +486,13 @@ def _capture(record: Any, block: bytes, offset: int) -> Capture | None:
     kind = record.headers.get("WARC-Type", "").lower()
     if kind not in ("response", "resource"):
         return None
+    content_type = record.headers.get("Content-Type", "")
+    if kind == "response" and content_type and "application/http" not in content_type.lower():
+        return None  # text/dns and the like
     url = record.headers.get("WARC-Target-URI", "").strip().strip("<>")
-    if not url.lower().startswith(("http://", "https://")):
-        return None
+    _check_digest(record.headers.get("WARC-Block-Digest", ""), block)
     date = parse_date(record.headers.get("WARC-Date", ""))
     truncated = record.headers.get("WARC-Truncated", "")
-    content_type = record.headers.get("Content-Type", "")
     if kind == "resource" and "application/http" not in content_type.lower():
         return Capture(url, date, 200, (("Content-Type", content_type),), block, truncated, offset)
     status, headers, body = parse_http(block)
@@ -469,6 +502,16 @@ def _capture(record: Any, block: bytes, offset: int) -> Capture | None:
         except DecodeError as error:
             truncated = truncated or error.detail
     return Capture(url, date, status, headers, body, truncated, offset)
+
+
+def _check_digest(stated: str, block: bytes) -> None:
+    """Raises ValueError where the SHA-1 that a record states (base 32 or hex) is not its block's."""
+    name, _, value = stated.strip().partition(":")
+    if name.lower() not in ("sha1", "sha-1"):
+        return
+    digest = hashlib.sha1(block).digest()
+    if value.upper() != base64.b32encode(digest).decode("ascii") and value.lower() != digest.hex():
+        raise ValueError("the block does not have the digest that its record states")
 
 
 def parse_date(text: str) -> int:
@@ -774,9 +817,11 @@ def _build_index(archive: Path, cache: Path, limit: int, publish: Callable[[Path
             "payload_sha256": judged.payload_sha256,
             "payload_bytes": len(judged.payload),
         }
-        if row["id"] is not None:
-            for name, value in row.items():
-                columns[name].append(value)
+        if row["id"] is None:
+            damage.append((item.offset, f"no link can lead to {item.url[:100]!r}"))
+            continue
+        for name, value in row.items():
+            columns[name].append(value)
     table = pa.table(columns, schema=INDEX_SCHEMA).sort_by([("id", "ascending"), ("offset", "ascending")])
     table = table.replace_schema_metadata({b"damage": json.dumps(damage).encode()})
     sink = io.BytesIO()

@@ -16,11 +16,13 @@ import contextlib
 import dataclasses
 import email.utils
 import heapq
+import http.client
 import itertools
 import queue
 import random
 import re
 import socket
+import ssl
 import threading
 import time
 from collections import OrderedDict, deque
@@ -29,7 +31,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urldefrag, urljoin, urlsplit
 
-import requests
 import urllib3
 
 from webtext import archives, robots
@@ -274,7 +275,7 @@ class Answer:
 
 
 def exchange(
-    session: requests.Session,
+    pool: urllib3.PoolManager,
     guard: Guard,
     url: str,
     settings: FetchSettings,
@@ -293,10 +294,10 @@ def exchange(
     started = time.monotonic()
     with guard.budget(seconds=seconds, wire_bytes=wire_bytes + 65_536) as budget:  # the header's share
         try:
-            answer = _exchange(session, guard, url, settings, wire_bytes, wanted, headers or {}, seconds)
+            answer = _exchange(pool, guard, url, settings, wire_bytes, wanted, headers or {}, seconds)
         except BlockedError as error:
             answer = Answer(url, "blocked", str(error))
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+        except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
             outcome, detail = _failure(error, budget)
             answer = Answer(url, outcome, detail)
         else:
@@ -307,7 +308,7 @@ def exchange(
 
 
 def _exchange(
-    session: requests.Session,
+    pool: urllib3.PoolManager,
     guard: Guard,
     url: str,
     settings: FetchSettings,
@@ -318,16 +319,24 @@ def _exchange(
 ) -> Answer:
     guard.check_url(url)
     sent = {"User-Agent": settings.agent, "Accept": _ACCEPT, "Accept-Encoding": "gzip, deflate, br, zstd", **extra}
-    response = session.get(url, headers=sent, stream=True, allow_redirects=False, timeout=seconds)
+    raw: Any = pool.urlopen(
+        "GET",
+        urldefrag(url).url,
+        headers=sent,
+        redirect=False,
+        retries=False,
+        preload_content=False,
+        decode_content=False,
+        timeout=seconds,
+    )
     try:
-        raw: Any = response.raw
         answer = Answer(
             url,
-            status=response.status_code,
+            status=raw.status,
             headers=tuple((str(name), str(value)) for name, value in raw.headers.items()),
             ip_address=_peer(raw),
         )
-        if not 200 <= response.status_code < 300:
+        if not 200 <= raw.status < 300:
             return answer
         if wanted and gate(header(answer.headers, "content-type"), "", settings)[0] != "ok":
             return answer
@@ -344,7 +353,7 @@ def _exchange(
                 return dataclasses.replace(answer, outcome="too_large", detail=detail, body=b"".join(parts))
         return dataclasses.replace(answer, body=b"".join(parts))
     finally:
-        response.close()
+        raw.close()
 
 
 def _peer(raw: Any) -> str:
@@ -355,7 +364,7 @@ def _peer(raw: Any) -> str:
 
 
 def _failure(error: Exception, budget: Budget) -> tuple[str, str]:
-    """(outcome, detail) of an exception of requests, urllib3 or the socket below them."""
+    """(outcome, detail) of an exception of urllib3 or the socket below them."""
     detail = " ".join(str(error).split())[:200]
     if budget.over:
         return "too_large", "more bytes than a page may have on the wire"
@@ -379,20 +388,11 @@ def _failure(error: Exception, budget: Budget) -> tuple[str, str]:
 _FAILURES: Final[tuple[tuple[tuple[type[BaseException], ...], str], ...]] = (
     ((BlockedError,), "blocked"),
     ((urllib3.exceptions.NameResolutionError, socket.gaierror), "dns"),
+    ((urllib3.exceptions.SSLError, ssl.SSLError), "tls"),
+    ((urllib3.exceptions.NewConnectionError, ConnectionRefusedError), "connect"),  # urllib3 has it under its time-outs
     ((urllib3.exceptions.ConnectTimeoutError, urllib3.exceptions.ReadTimeoutError, TimeoutError), "timeout"),
-    ((urllib3.exceptions.SSLError, requests.exceptions.SSLError), "tls"),
-    ((urllib3.exceptions.NewConnectionError, ConnectionRefusedError), "connect"),
     ((urllib3.exceptions.IncompleteRead,), "truncated"),
-    (
-        (
-            requests.exceptions.InvalidURL,
-            requests.exceptions.InvalidSchema,
-            requests.exceptions.MissingSchema,
-            urllib3.exceptions.LocationParseError,
-            UnicodeError,
-        ),
-        "bad_url",
-    ),
+    ((urllib3.exceptions.LocationParseError, UnicodeError, http.client.InvalidURL), "bad_url"),
 )
 
 
@@ -468,7 +468,7 @@ class Fetcher:
         self._reject = reject
         self._guard = guard or Guard(allow_loopback=settings.allow_loopback, connect_seconds=settings.connect_seconds)
         self._owns_guard = guard is None
-        self._session = self._guard.session(connections=max(16, settings.concurrency))
+        self._pool = self._guard.pool(connections=max(16, settings.concurrency))
         self._send = send or self._exchange
         self._now = now
         self._robots = robots.Cache()
@@ -538,7 +538,7 @@ class Fetcher:
         for thread in self._threads:
             thread.join()
         self._threads.clear()
-        self._session.close()
+        self._pool.clear()
 
     # The schedule: one thread
 
@@ -750,7 +750,7 @@ class Fetcher:
 
     def _exchange(self, url: str, seconds: float, wire_bytes: int, wanted: tuple[str, ...]) -> Answer:
         return exchange(
-            self._session, self._guard, url, self._settings, seconds=seconds, wire_bytes=wire_bytes, wanted=wanted
+            self._pool, self._guard, url, self._settings, seconds=seconds, wire_bytes=wire_bytes, wanted=wanted
         )
 
     def _ask(self, task: _Task) -> Answer:

@@ -317,6 +317,20 @@ class Guard:
             self._reaper.remove(number)
             budget.close()
 
+    def pool(self, *, connections: int = 16) -> urllib3.PoolManager:
+        """A urllib3 pool all of whose connections go through this guard: what the fetcher uses (half of requests' CPU).
+
+        Ask it with `redirect=False, retries=False, preload_content=False`.
+        """
+        plain = type("GuardedConnection", (_Guarded,), {"guard": self})
+        secure = type("GuardedTLSConnection", (_Guarded, HTTPSConnection), {"guard": self})
+        pool = urllib3.PoolManager(connections, maxsize=connections, ssl_context=self._ssl_context)
+        pool.pool_classes_by_scheme = {
+            "http": cast(Any, type("GuardedPool", (urllib3.HTTPConnectionPool,), {"ConnectionCls": plain})),
+            "https": cast(Any, type("GuardedTLSPool", (urllib3.HTTPSConnectionPool,), {"ConnectionCls": secure})),
+        }
+        return pool
+
     def session(self, *, connections: int = 16) -> requests.Session:
         """A requests session all of whose connections go through this guard.
 
@@ -405,14 +419,7 @@ class _Adapter(HTTPAdapter):
         super().__init__(pool_connections=connections, pool_maxsize=connections, max_retries=0)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: Any) -> None:
-        plain = type("GuardedConnection", (_Guarded,), {"guard": self._guard})
-        secure = type("GuardedTLSConnection", (_Guarded, HTTPSConnection), {"guard": self._guard})
-        manager = urllib3.PoolManager(connections, maxsize=maxsize, block=block, ssl_context=self._guard._ssl_context)
-        manager.pool_classes_by_scheme = {
-            "http": cast(Any, type("GuardedPool", (urllib3.HTTPConnectionPool,), {"ConnectionCls": plain})),
-            "https": cast(Any, type("GuardedTLSPool", (urllib3.HTTPSConnectionPool,), {"ConnectionCls": secure})),
-        }
-        self.poolmanager = manager
+        self.poolmanager = self._guard.pool(connections=maxsize)
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         # requests would load its bundle again for every connection; the context has it already. There is no way to
