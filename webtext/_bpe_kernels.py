@@ -1,6 +1,6 @@
-"""The hot loops of byte-level BPE: splitting and counting pieces, and training. Compiled on import, cached on disk.
+"""The hot loops of counting: text to pieces, pieces to a hash table. Compiled on import, cached on disk.
 
-Each has a slow, readable twin in tests/webtext/test_bpe.py. Arrays are laid out by webtext.bpe.
+The slow, readable twin is the pattern itself, in tests/webtext/test_bpe.py. webtext.bpe lays out the arrays.
 """
 
 from __future__ import annotations
@@ -8,12 +8,14 @@ from __future__ import annotations
 import numpy as np
 from numba import boolean, int32, int64, njit, types, uint8, uint64, void
 
-OTHER, LETTER, NUMBER, SPACE = 0, 1, 2, 3
+OTHER, SPACE = 0, 3  # letters are 1, numbers 2
+SPACE_REST = 4  # a later byte of a white space of several bytes
 
 # Slots of the state array of a counting table.
-USED, LONG, ARENA, ROW, POSITION = 0, 1, 2, 3, 4
+USED, LONG, ARENA, NEXT = 0, 1, 2, 3
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio
+_HIGH_BITS = np.uint64(0x8080808080808080)
 _INLINE = 7  # bytes of a piece that fit its key
 
 # Arrow's buffers are read-only; what is writable may be given too.
@@ -30,191 +32,209 @@ _TABLE = (
 )  # table, shift, longs, starts, arena, state
 
 
-@njit(types.Tuple((int64, int64))(_BYTES, int64, int64, _BYTES), cache=True, nogil=True)  # type: ignore[no-untyped-call]
-def _wide_category(data, i, end, categories):  # type: ignore[no-untyped-def]
-    """(category, bytes) of the character at `i`, which is not ASCII; a cut or stray byte is one byte, other."""
-    lead = np.int64(data[i])
-    if lead >= 0xF0:
-        if i + 4 > end:
-            return OTHER, 1
-        point = (
-            ((lead & 0x07) << 18)
-            | ((np.int64(data[i + 1]) & 0x3F) << 12)
-            | ((np.int64(data[i + 2]) & 0x3F) << 6)
-            | (np.int64(data[i + 3]) & 0x3F)
-        )
-        return (np.int64(categories[point]) if point < 0x110000 else OTHER), 4
-    if lead >= 0xE0:
-        if i + 3 > end:
-            return OTHER, 1
-        point = ((lead & 0x0F) << 12) | ((np.int64(data[i + 1]) & 0x3F) << 6) | (np.int64(data[i + 2]) & 0x3F)
-        return np.int64(categories[point]), 3
-    if lead >= 0xC0:
-        if i + 2 > end:
-            return OTHER, 1
-        return np.int64(categories[((lead & 0x1F) << 6) | (np.int64(data[i + 1]) & 0x3F)]), 2
-    return OTHER, 1
+@njit(inline="always")
+def _word(data, i):  # type: ignore[no-untyped-def]
+    """The 8 bytes at `i` as one number, the first byte highest: written so that it becomes one load."""
+    at = np.uint64(i)
+    return (
+        (np.uint64(data[at]) << np.uint64(56))
+        | (np.uint64(data[at + np.uint64(1)]) << np.uint64(48))
+        | (np.uint64(data[at + np.uint64(2)]) << np.uint64(40))
+        | (np.uint64(data[at + np.uint64(3)]) << np.uint64(32))
+        | (np.uint64(data[at + np.uint64(4)]) << np.uint64(24))
+        | (np.uint64(data[at + np.uint64(5)]) << np.uint64(16))
+        | (np.uint64(data[at + np.uint64(6)]) << np.uint64(8))
+        | np.uint64(data[at + np.uint64(7)])
+    )
 
 
-@njit(int64(_BYTES, int64, int64, _BYTES), cache=True, nogil=True)
-def piece_end(data, i, end, categories):  # type: ignore[no-untyped-def]
-    """End of the piece that starts at `i` < `end`, by the rule of webtext.bpe."""
-    byte = data[i]
-    if byte == 0x27 and i + 1 < end:  # an apostrophe: 's 't 'm 'd 're 've 'll
-        second = data[i + 1]
-        if second == 0x73 or second == 0x74 or second == 0x6D or second == 0x64:
-            return i + 2
-        if i + 2 < end:
-            third = data[i + 2]
-            if third == 0x65 and (second == 0x72 or second == 0x76):
-                return i + 3
-            if third == 0x6C and second == 0x6C:
-                return i + 3
-    j = i
-    if byte == 0x20 and i + 1 < end:
-        j = i + 1
-    width = np.int64(1)
-    kind = np.int64(0)
-    if data[j] < 0x80:
-        kind = np.int64(categories[data[j]])
-    else:
-        kind, width = _wide_category(data, j, end, categories)
-    if kind != SPACE:
-        j += width
-        while j < end:
-            if data[j] < 0x80:
-                if categories[data[j]] != kind:
-                    return j
-                j += 1
-            else:
-                other, width = _wide_category(data, j, end, categories)
-                if other != kind:
-                    return j
-                j += width
-        return j
-    # White space: the whole run where the text ends after it, else all but its last character.
-    j = i
-    last = i
-    while j < end:
-        width = np.int64(1)
-        if data[j] < 0x80:
-            kind = np.int64(categories[data[j]])
-        else:
-            kind, width = _wide_category(data, j, end, categories)
-        if kind != SPACE:
-            return last if last > i else j
-        last = j
-        j += width
-    return j
+@njit(int64(_BYTES, _OFFSETS, int64, int64, _BYTES, uint8[::1], uint8[::1], int64[::1]), cache=True, nogil=True)
+def split_texts(data, offsets, first, last, categories, kinds, flags, bounds):  # type: ignore[no-untyped-def]
+    """Writes the start of every piece of texts [first, last) to `bounds`, and the end of the last; returns how many
+    pieces. Scratch: kinds[n + 2], flags[n + 1] for the longest text; bounds[bytes + 1] for all.
 
-
-@njit(int64(_BYTES, _OFFSETS, _BYTES, int64[::1]), cache=True, nogil=True)
-def split_ends(data, offsets, categories, ends):  # type: ignore[no-untyped-def]
-    """Writes the end of every piece of every text to `ends`; returns how many there are."""
-    n = 0
-    for row in range(len(offsets) - 1):
-        i = offsets[row]
-        while i < offsets[row + 1]:
-            i = piece_end(data, i, offsets[row + 1], categories)
-            ends[n] = i
-            n += 1
-    return n
-
-
-@njit(uint64(_BYTES, int64, int64), cache=True, nogil=True)
-def _key(data, i, j):  # type: ignore[no-untyped-def]
-    """Up to 7 bytes: the bytes, left-aligned, and their number: equal keys are equal pieces, and keys sort as bytes do.
-    Longer: a hash with the low byte 0xFF."""
-    n = j - i
-    key = np.uint64(0)
-    if n <= _INLINE:
-        for k in range(i, j):
-            key = (key << np.uint64(8)) | np.uint64(data[k])
-        return (key << np.uint64(8 * (_INLINE - n) + 8)) | np.uint64(n)
-    for k in range(i, j):
-        key = (key ^ np.uint64(data[k])) * _MULTIPLIER
-        key ^= key >> np.uint64(32)
-    return key | np.uint64(0xFF)
-
-
-@njit(int64(_BYTES, int64, int64, uint64, *_TABLE), cache=True, nogil=True)
-def _add(data, i, j, weight, table, shift, longs, starts, arena, state):  # type: ignore[no-untyped-def]
-    """Adds `weight` to the piece data[i:j]. The table is [slots, 2] of (key, count); a long piece also has a number,
-    longs[slot], and its bytes are arena[starts[number]:starts[number + 1]]."""
-    n = j - i
-    key = _key(data, i, j)
-    mask = len(table) - 1
-    slot = np.int64((key * _MULTIPLIER) >> np.uint64(shift))
-    while table[slot, 0] != 0:
-        if table[slot, 0] == key:
-            if n <= _INLINE:
-                table[slot, 1] += weight
-                return 0
-            start = starts[longs[slot]]
-            if starts[longs[slot] + 1] - start == n:
-                k = 0
-                while k < n and arena[start + k] == data[i + k]:
-                    k += 1
-                if k == n:
-                    table[slot, 1] += weight
-                    return 0
-        slot = (slot + 1) & mask
-    table[slot, 0] = key
-    table[slot, 1] = weight
-    state[USED] += 1
-    if n > _INLINE:
-        number = state[LONG]
-        longs[slot] = number
-        start = state[ARENA]
-        for k in range(n):
-            arena[start + k] = data[i + k]
-        starts[number + 1] = start + n
-        state[ARENA] = start + n
-        state[LONG] = number + 1
-    return 0
-
-
-@njit(boolean(_BYTES, _OFFSETS, _BYTES, *_TABLE), cache=True, nogil=True)
-def count_texts(data, offsets, categories, table, shift, longs, starts, arena, state):  # type: ignore[no-untyped-def]
-    """Counts pieces from state[ROW], state[POSITION] on. False where the table or its arena is full: make room, call
-    again."""
-    limit = len(table) // 2
-    row = state[ROW]
-    i = state[POSITION]
-    while row < len(offsets) - 1:
+    Whether a piece starts at a byte is seen from it, the one before and the one after, so it is computed for all bytes
+    without a branch, and the contractions are put right afterwards: branches that depend on text are what costs.
+    One function on purpose: passing arrays to another costs more than the work on a piece.
+    """
+    pieces = 0
+    bounds[0] = offsets[first]
+    for row in range(first, last):
+        begin = offsets[row]
         end = offsets[row + 1]
-        if i < offsets[row]:
-            i = offsets[row]
-        while i < end:
-            j = piece_end(data, i, end, categories)
-            if state[USED] >= limit or state[ARENA] + (j - i) > len(arena) or state[LONG] + 2 > len(starts):
-                state[ROW] = row
-                state[POSITION] = i
-                return False
-            _add(data, i, j, np.uint64(1), table, shift, longs, starts, arena, state)
-            i = j
-        row += 1
-    state[ROW] = row
-    state[POSITION] = i
-    return True
+        n = end - begin
+        if n <= 0:
+            continue
+        text = data[begin:end]
+
+        # The category of the character that each byte belongs to. A cut or stray byte is one character, other.
+        kinds[0] = SPACE
+        kinds[n + 1] = SPACE  # at the end, a run of white space is one piece
+        wide_spaces = False
+        i = 0
+        while i < n:
+            if i + 8 <= n and _word(text, i) & _HIGH_BITS == 0:
+                for k in range(8):
+                    kinds[i + 1 + k] = categories[text[i + k]]
+                i += 8
+                continue
+            lead = np.int64(text[i])
+            width = 1
+            point = lead if lead < 0x80 else np.int64(-1)
+            if lead >= 0xF0:
+                if i + 4 <= n:
+                    width = 4
+                    point = (
+                        ((lead & 0x07) << 18)
+                        | ((np.int64(text[i + 1]) & 0x3F) << 12)
+                        | ((np.int64(text[i + 2]) & 0x3F) << 6)
+                        | (np.int64(text[i + 3]) & 0x3F)
+                    )
+            elif lead >= 0xE0:
+                if i + 3 <= n:
+                    width = 3
+                    point = (
+                        ((lead & 0x0F) << 12) | ((np.int64(text[i + 1]) & 0x3F) << 6) | (np.int64(text[i + 2]) & 0x3F)
+                    )
+            elif lead >= 0xC0 and i + 2 <= n:
+                width = 2
+                point = ((lead & 0x1F) << 6) | (np.int64(text[i + 1]) & 0x3F)
+            kind = np.uint8(OTHER)
+            if 0 <= point < 0x110000:
+                kind = categories[point]
+            kinds[i + 1] = kind
+            if width > 1 and kind == SPACE:
+                wide_spaces = True
+                kind = np.uint8(SPACE_REST)
+            for k in range(1, width):
+                kinds[i + 1 + k] = kind
+            i += width
+
+        # Where pieces start.
+        flags[0] = 1
+        starts, before, here, after = flags[1:n], kinds[1:n], kinds[2 : n + 1], kinds[3 : n + 2]
+        for k in range(n - 1):  # of byte k + 1
+            in_spaces = np.uint8(before[k] < SPACE) | np.uint8(after[k] < SPACE)  # the first, or the last before others
+            after_space = np.uint8(text[k] != 0x20)  # U+0020 goes with what follows
+            change = np.uint8(before[k] != here[k])
+            otherwise = after_space if before[k] >= SPACE else change
+            starts[k] = in_spaces if here[k] >= SPACE else otherwise
+        if wide_spaces:  # white space of several bytes: U+00A0, U+3000 and others
+            for k in range(n):
+                if kinds[k + 1] == SPACE_REST:
+                    flags[k] = 0
+                elif kinds[k + 1] == SPACE and kinds[k + 2] == SPACE_REST and k > 0 and kinds[k] >= SPACE:
+                    behind = k + 2
+                    while kinds[behind] == SPACE_REST:
+                        behind += 1
+                    flags[k] = np.uint8(kinds[behind] < SPACE)
+
+        # Their list.
+        first_piece = pieces
+        for k in range(n):
+            bounds[pieces] = begin + k
+            pieces += np.int64(flags[k])
+        bounds[pieces] = end
+
+        # Contractions: 's 't 'm 'd 're 've 'll, split so far into an apostrophe and letters.
+        out = first_piece
+        k = first_piece
+        while k < pieces:
+            start = bounds[k]
+            bounds[out] = start
+            out += 1
+            k += 1
+            if data[start] != 0x27 or k == pieces or bounds[k] != start + 1:
+                continue
+            second = data[start + 1]
+            third = data[start + 2] if start + 2 < end else np.uint8(0)
+            width = 0
+            if second == 0x73 or second == 0x74 or second == 0x6D or second == 0x64:
+                width = 2
+            elif (third == 0x65 and (second == 0x72 or second == 0x76)) or (third == 0x6C and second == 0x6C):
+                width = 3
+            if width:
+                if bounds[k + 1] == start + width:
+                    k += 1  # the letters are the contraction's, whole
+                else:
+                    bounds[k] = start + width
+        pieces = out
+        bounds[pieces] = end
+    return pieces
 
 
-@njit(boolean(_BYTES, _OFFSETS, _COUNTS, *_TABLE), cache=True, nogil=True)
-def add_counts(data, offsets, counts, table, shift, longs, starts, arena, state):  # type: ignore[no-untyped-def]
-    """As count_texts, for pieces that are counted already."""
+@njit(boolean(_BYTES, _OFFSETS, int64, _COUNTS, *_TABLE), cache=True, nogil=True)
+def add_pieces(data, bounds, pieces, weights, table, shift, longs, starts, arena, state):  # type: ignore[no-untyped-def]
+    """Adds the pieces data[bounds[i]:bounds[i + 1]] from i = state[NEXT] on, each as often as weights[i] (once, where
+    there are no weights). False where the table or its arena is full: make room, call again.
+
+    The table is [slots, 2] of (key, count). The key of a piece of up to 7 bytes is its bytes, left-aligned, and their
+    number: equal keys are equal pieces, and keys sort as bytes do. That of a longer one is a hash with the low byte
+    0xFF; it also has a number, longs[slot], and its bytes are arena[starts[number]:starts[number + 1]].
+    """
     limit = len(table) // 2
-    row = state[ROW]
-    while row < len(offsets) - 1:
-        i = offsets[row]
-        j = offsets[row + 1]
-        if state[USED] >= limit or state[ARENA] + (j - i) > len(arena) or state[LONG] + 2 > len(starts):
-            state[ROW] = row
-            return False
-        if j > i:
-            _add(data, i, j, counts[row], table, shift, longs, starts, arena, state)
-        row += 1
-    state[ROW] = row
-    return True
+    mask = len(table) - 1
+    used = state[USED]
+    number = state[LONG]
+    arena_used = state[ARENA]
+    weighted = len(weights) > 0
+    complete = True
+    piece = state[NEXT]
+    while piece < pieces:
+        i = bounds[piece]
+        n = bounds[piece + 1] - i
+        if n <= 0:
+            piece += 1
+            continue
+        if used >= limit or arena_used + n > len(arena) or number + 2 > len(starts):
+            complete = False
+            break
+        if n <= _INLINE:
+            if i + 8 <= len(data):
+                unused = np.uint64(8 * (8 - n))
+                key = ((_word(data, i) >> unused) << unused) | np.uint64(n)
+            else:
+                key = np.uint64(n)
+                for k in range(n):
+                    key |= np.uint64(data[i + k]) << np.uint64(56 - 8 * k)
+        else:
+            key = np.uint64(n)
+            for k in range(i, i + n - 8, 8):
+                key = (key ^ _word(data, k)) * _MULTIPLIER
+                key ^= key >> np.uint64(32)
+            key = (key ^ _word(data, i + n - 8)) * _MULTIPLIER
+            key = (key ^ (key >> np.uint64(32))) | np.uint64(0xFF)
+        weight = weights[piece] if weighted else np.uint64(1)
+        slot = np.int64((key * _MULTIPLIER) >> np.uint64(shift))
+        while table[slot, 0] != 0:
+            if table[slot, 0] == key:
+                if n <= _INLINE:
+                    break
+                start = starts[longs[slot]]
+                if starts[longs[slot] + 1] - start == n and _word(arena, start + n - 8) == _word(data, i + n - 8):
+                    k = np.int64(0)
+                    while k < n - 8 and _word(arena, start + k) == _word(data, i + k):
+                        k += 8
+                    if k >= n - 8:
+                        break
+            slot = (slot + 1) & mask
+        if table[slot, 0] == 0:
+            table[slot, 0] = key
+            used += 1
+            if n > _INLINE:
+                longs[slot] = number
+                for k in range(n):
+                    arena[arena_used + k] = data[i + k]
+                arena_used += n
+                number += 1
+                starts[number] = arena_used
+        table[slot, 1] += weight
+        piece += 1
+    state[USED] = used
+    state[LONG] = number
+    state[ARENA] = arena_used
+    state[NEXT] = piece
+    return complete
 
 
 @njit(void(uint64[:, ::1], int32[::1], uint64[:, ::1], int64, int32[::1]), cache=True, nogil=True)
@@ -279,377 +299,3 @@ def gather_pieces(table, longs, starts, arena, slots, offsets, data, counts):  #
             origin = starts[longs[slot]]
             for k in range(length):
                 data[start + k] = arena[origin + k]
-
-
-# Training ----------------------------------------------------------------------------------------------------------
-
-
-@njit("boolean(int64, uint64, int64, uint64)", cache=True, nogil=True, inline="always")
-def _before(count, pair, other_count, other_pair):  # type: ignore[no-untyped-def]
-    """Order of the queue: the higher count, then the smaller pair of ids."""
-    return count > other_count or (count == other_count and pair < other_pair)
-
-
-@njit("void(int64[::1], uint64[::1], int32[::1], int64, int64, uint64, int32)", cache=True, nogil=True)
-def _push(counts, pairs, entries, size, count, pair, entry):  # type: ignore[no-untyped-def]
-    i = size
-    while i > 0:
-        parent = (i - 1) >> 1
-        if not _before(count, pair, counts[parent], pairs[parent]):
-            break
-        counts[i] = counts[parent]
-        pairs[i] = pairs[parent]
-        entries[i] = entries[parent]
-        i = parent
-    counts[i] = count
-    pairs[i] = pair
-    entries[i] = entry
-
-
-@njit("void(int64[::1], uint64[::1], int32[::1], int64)", cache=True, nogil=True)
-def _pop(counts, pairs, entries, size):  # type: ignore[no-untyped-def]
-    """Removes the top of a queue of `size`; the caller has read it."""
-    size -= 1
-    count = counts[size]
-    pair = pairs[size]
-    entry = entries[size]
-    i = 0
-    while True:
-        child = 2 * i + 1
-        if child >= size:
-            break
-        if child + 1 < size and _before(counts[child + 1], pairs[child + 1], counts[child], pairs[child]):
-            child += 1
-        if not _before(counts[child], pairs[child], count, pair):
-            break
-        counts[i] = counts[child]
-        pairs[i] = pairs[child]
-        entries[i] = entries[child]
-        i = child
-    counts[i] = count
-    pairs[i] = pair
-    entries[i] = entry
-
-
-@njit("int64(int32[::1], uint64[::1], uint64)", cache=True, nogil=True)
-def _find_pair(slots, pair_keys, pair):  # type: ignore[no-untyped-def]
-    """Slot of `pair`, or the free slot where it belongs; slots hold 1 + the pair's number."""
-    mask = len(slots) - 1
-    hashed = pair * _MULTIPLIER
-    slot = np.int64(hashed ^ (hashed >> np.uint64(32))) & mask
-    while slots[slot] != 0 and pair_keys[slots[slot] - 1] != pair:
-        slot = (slot + 1) & mask
-    return slot
-
-
-@njit("int64(int64[::1], uint8[::1], int64[::1], int64, int64, int64)", cache=True, nogil=True)
-def _find_token(slots, arena, offsets, start, end, mask):  # type: ignore[no-untyped-def]
-    """Slot of the token whose bytes are arena[start:end], or the free one; slots hold 1 + the token."""
-    hashed = np.uint64(end - start)
-    for k in range(start, end):
-        hashed = (hashed ^ np.uint64(arena[k])) * _MULTIPLIER
-        hashed ^= hashed >> np.uint64(32)
-    slot = np.int64(hashed >> np.uint64(1)) & mask
-    while slots[slot] != 0:
-        token = slots[slot] - 1
-        if offsets[token + 1] - offsets[token] == end - start:
-            k = 0
-            while k < end - start and arena[offsets[token] + k] == arena[start + k]:
-                k += 1
-            if k == end - start:
-                return slot
-        slot = (slot + 1) & mask
-    return slot
-
-
-@njit(
-    "Tuple((int32[:, ::1], uint8[::1], int64[::1]))(int32[::1], int64[::1], int64[::1], uint8[::1], int64, int64)",
-    cache=True,
-    nogil=True,
-)
-def train_merges(symbols, word_starts, word_counts, base, vocab_size, min_frequency):  # type: ignore[no-untyped-def]
-    """Learns merges until there are `vocab_size` tokens or no pair is left that occurs min_frequency times.
-
-    symbols: the base ids of all words end to end, merged in place. word_starts: [words + 1]. word_counts: [words].
-    base: the byte of each of the 256 base ids. Returns merges[n, 3] of (left, right, new), the tokens' bytes end to
-    end, and their offsets.
-
-    What decides is what `tokenizers` decides, quirks included: a merged pair keeps its count; a pair is queued anew
-    with only the words where it newly occurs; a token made by two different merges is one token.
-    """
-    words = len(word_starts) - 1
-    word_ends = word_starts[1:].copy()  # shrink as symbols merge
-
-    # Tokens.
-    merges = np.zeros((max(np.int64(1024), vocab_size), 3), np.int32)
-    num_merges = 0
-    arena = np.zeros(max(np.int64(1 << 16), vocab_size * 8), np.uint8)
-    offsets = np.zeros(max(np.int64(257), vocab_size + 1), np.int64)
-    token_slots = np.zeros(1 << 12, np.int64)
-    while len(token_slots) < 2 * len(offsets):
-        token_slots = np.zeros(2 * len(token_slots), np.int64)
-    token_mask = len(token_slots) - 1
-    num_tokens = 0
-    for token in range(256):
-        arena[token] = base[token]
-        offsets[token + 1] = token + 1
-        token_slots[_find_token(token_slots, arena, offsets, token, token + 1, token_mask)] = token + 1
-        num_tokens += 1
-
-    # Pairs of base tokens: counted and listed densely.
-    dense = np.zeros(1 << 16, np.int64)
-    listed = np.zeros(1 << 16, np.int64)
-    last = np.full(1 << 16, -1, np.int64)
-    for word in range(words):
-        for i in range(word_starts[word], word_ends[word] - 1):
-            pair = (np.int64(symbols[i]) << 8) | np.int64(symbols[i + 1])
-            dense[pair] += word_counts[word]
-            if last[pair] != word:
-                last[pair] = word
-                listed[pair] += 1
-    total = listed.sum()
-
-    # Each queue entry owns a list of words in the pool.
-    capacity = 4 * np.count_nonzero(listed) + (1 << 12)
-    pair_keys = np.zeros(capacity, np.uint64)
-    pair_counts = np.zeros(capacity, np.int64)
-    pair_steps = np.full(capacity, -1, np.int32)
-    pair_words = np.full(capacity, -1, np.int32)
-    pair_listed = np.zeros(capacity, np.int64)
-    pair_slots = np.zeros(1 << 13, np.int32)
-    while len(pair_slots) < 2 * capacity:
-        pair_slots = np.zeros(2 * len(pair_slots), np.int32)
-    pool = np.zeros(total + total // 2 + 1024, np.int32)
-    pool_used = np.int64(0)
-    queue_counts = np.zeros(capacity, np.int64)
-    queue_pairs = np.zeros(capacity, np.uint64)
-    queue_entries = np.zeros(capacity, np.int32)
-    queue_size = np.int64(0)
-    entry_starts = np.zeros(capacity, np.int64)
-    entry_lengths = np.zeros(capacity, np.int64)  # -1: free
-    free_entries = np.zeros(capacity, np.int32)
-    num_free = 0
-    num_entries = 0
-
-    num_pairs = 0
-    for dense_pair in range(1 << 16):
-        if listed[dense_pair] == 0:
-            continue
-        pair_key = (np.uint64(dense_pair >> 8) << np.uint64(32)) | np.uint64(dense_pair & 0xFF)
-        pair_keys[num_pairs] = pair_key
-        pair_counts[num_pairs] = dense[dense_pair]
-        pair_slots[_find_pair(pair_slots, pair_keys, pair_key)] = num_pairs + 1
-        entry_starts[num_entries] = pool_used
-        entry_lengths[num_entries] = listed[dense_pair]
-        if dense[dense_pair] > 0:
-            _push(queue_counts, queue_pairs, queue_entries, queue_size, dense[dense_pair], pair_key, num_entries)
-            queue_size += 1
-        listed[dense_pair] = pool_used  # from here on: where the next word goes
-        pool_used += entry_lengths[num_entries]
-        num_pairs += 1
-        num_entries += 1
-    last[:] = -1
-    for word in range(words):
-        for i in range(word_starts[word], word_ends[word] - 1):
-            pair = (np.int64(symbols[i]) << 8) | np.int64(symbols[i + 1])
-            if last[pair] != word:
-                last[pair] = word
-                pool[listed[pair]] = word
-                listed[pair] += 1
-
-    touched = np.zeros(1 << 12, np.int32)  # pairs that newly occur in this step
-    news = np.zeros((1 << 12, 2), np.int32)  # (pair, word) of each new occurrence in this step
-    step = np.int32(-1)
-
-    while num_tokens < vocab_size and queue_size > 0:
-        count = queue_counts[0]
-        pair_key = queue_pairs[0]
-        entry = queue_entries[0]
-        number = np.int64(pair_slots[_find_pair(pair_slots, pair_keys, pair_key)]) - 1
-        _pop(queue_counts, queue_pairs, queue_entries, queue_size)
-        queue_size -= 1
-        if count != pair_counts[number]:
-            _push(queue_counts, queue_pairs, queue_entries, queue_size, pair_counts[number], pair_key, entry)
-            queue_size += 1
-            continue
-        if count < 1 or min_frequency > count:
-            break
-
-        # The new token, or the one that already has these bytes.
-        left = np.int32(pair_key >> np.uint64(32))
-        right = np.int32(pair_key & np.uint64(0xFFFFFFFF))
-        length_left = offsets[left + 1] - offsets[left]
-        length = length_left + offsets[right + 1] - offsets[right]
-        start = offsets[num_tokens]
-        if start + length > len(arena):
-            grown = np.zeros(2 * len(arena) + length, np.uint8)
-            grown[:start] = arena[:start]
-            arena = grown
-        for k in range(length_left):
-            arena[start + k] = arena[offsets[left] + k]
-        for k in range(length - length_left):
-            arena[start + length_left + k] = arena[offsets[right] + k]
-        slot = _find_token(token_slots, arena, offsets, start, start + length, token_mask)
-        if token_slots[slot] == 0:
-            token_slots[slot] = num_tokens + 1
-            num_tokens += 1
-            offsets[num_tokens] = start + length
-        new = np.int32(token_slots[slot] - 1)
-        if num_merges == len(merges):
-            more = np.zeros((2 * len(merges), 3), np.int32)
-            more[:num_merges] = merges
-            merges = more
-        merges[num_merges, 0] = left
-        merges[num_merges, 1] = right
-        merges[num_merges, 2] = new
-        num_merges += 1
-
-        # Merge it in every word of the entry.
-        step += np.int32(1)
-        num_touched = 0
-        num_news = 0
-        first_word = entry_starts[entry]
-        for at in range(first_word, first_word + entry_lengths[entry]):
-            word = pool[at]
-            begin = word_starts[word]
-            end = word_ends[word]
-            room = 2 * (end - begin)
-            if num_pairs + room > len(pair_keys):
-                size = 2 * len(pair_keys) + room
-                old_keys, old_counts, old_steps = pair_keys, pair_counts, pair_steps
-                old_words, old_listed = pair_words, pair_listed
-                pair_keys = np.zeros(size, np.uint64)
-                pair_counts = np.zeros(size, np.int64)
-                pair_steps = np.full(size, -1, np.int32)
-                pair_words = np.full(size, -1, np.int32)
-                pair_listed = np.zeros(size, np.int64)
-                pair_keys[:num_pairs] = old_keys[:num_pairs]
-                pair_counts[:num_pairs] = old_counts[:num_pairs]
-                pair_steps[:num_pairs] = old_steps[:num_pairs]
-                pair_words[:num_pairs] = old_words[:num_pairs]
-                pair_listed[:num_pairs] = old_listed[:num_pairs]
-                slots = len(pair_slots)
-                while slots < 2 * size:
-                    slots *= 2
-                if slots > len(pair_slots):
-                    pair_slots = np.zeros(slots, np.int32)
-                    for i in range(num_pairs):
-                        pair_slots[_find_pair(pair_slots, pair_keys, pair_keys[i])] = i + 1
-            if num_news + room > len(news):
-                old_news = news
-                news = np.zeros((2 * len(news) + room, 2), np.int32)
-                news[:num_news] = old_news[:num_news]
-            if num_touched + room > len(touched):
-                old_touched = touched
-                touched = np.zeros(2 * len(touched) + room, np.int32)
-                touched[:num_touched] = old_touched[:num_touched]
-
-            weight = word_counts[word]
-            out = begin
-            i = begin
-            while i < end:
-                if symbols[i] != left or i + 1 >= end or symbols[i + 1] != right:
-                    symbols[out] = symbols[i]
-                    out += 1
-                    i += 1
-                    continue
-                for side in range(2):
-                    if side == 0:
-                        if out == begin:
-                            continue
-                        lost = (np.uint64(symbols[out - 1]) << np.uint64(32)) | np.uint64(left)
-                        won = (np.uint64(symbols[out - 1]) << np.uint64(32)) | np.uint64(new)
-                    else:
-                        if i + 2 >= end:
-                            continue
-                        lost = (np.uint64(right) << np.uint64(32)) | np.uint64(symbols[i + 2])
-                        won = (np.uint64(new) << np.uint64(32)) | np.uint64(symbols[i + 2])
-                    slot = _find_pair(pair_slots, pair_keys, lost)
-                    pair_counts[pair_slots[slot] - 1] -= weight
-                    slot = _find_pair(pair_slots, pair_keys, won)
-                    if pair_slots[slot] == 0:
-                        pair_keys[num_pairs] = won
-                        num_pairs += 1
-                        pair_slots[slot] = num_pairs
-                    fresh = pair_slots[slot] - 1
-                    pair_counts[fresh] += weight
-                    if pair_steps[fresh] != step:
-                        pair_steps[fresh] = step
-                        pair_words[fresh] = -1
-                        pair_listed[fresh] = 0
-                        touched[num_touched] = fresh
-                        num_touched += 1
-                    if pair_words[fresh] != word:
-                        pair_words[fresh] = word
-                        pair_listed[fresh] += 1
-                        news[num_news, 0] = fresh
-                        news[num_news, 1] = word
-                        num_news += 1
-                symbols[out] = new
-                out += 1
-                i += 2
-            word_ends[word] = out
-        entry_lengths[entry] = -1
-        if num_free == len(free_entries):
-            old_free = free_entries
-            free_entries = np.zeros(2 * len(free_entries), np.int32)
-            free_entries[:num_free] = old_free
-        free_entries[num_free] = entry
-        num_free += 1
-
-        # Make room, then list the words of each pair that newly occurs, and queue it.
-        if pool_used + num_news > len(pool):
-            live = np.int64(0)
-            for i in range(queue_size):
-                live += entry_lengths[queue_entries[i]]
-            packed = np.zeros(2 * live + num_news + 1024, np.int32)
-            pool_used = np.int64(0)
-            for i in range(queue_size):
-                moved = queue_entries[i]
-                origin = entry_starts[moved]
-                for k in range(entry_lengths[moved]):
-                    packed[pool_used + k] = pool[origin + k]
-                entry_starts[moved] = pool_used
-                pool_used += entry_lengths[moved]
-            pool = packed
-        if queue_size + num_touched > len(queue_counts):
-            size = 2 * len(queue_counts) + num_touched
-            old_queue_counts, old_queue_pairs, old_queue_entries = queue_counts, queue_pairs, queue_entries
-            queue_counts = np.zeros(size, np.int64)
-            queue_pairs = np.zeros(size, np.uint64)
-            queue_entries = np.zeros(size, np.int32)
-            queue_counts[:queue_size] = old_queue_counts[:queue_size]
-            queue_pairs[:queue_size] = old_queue_pairs[:queue_size]
-            queue_entries[:queue_size] = old_queue_entries[:queue_size]
-        if num_entries + num_touched > len(entry_starts):
-            size = 2 * len(entry_starts) + num_touched
-            old_starts, old_lengths = entry_starts, entry_lengths
-            entry_starts = np.zeros(size, np.int64)
-            entry_lengths = np.zeros(size, np.int64)
-            entry_starts[:num_entries] = old_starts[:num_entries]
-            entry_lengths[:num_entries] = old_lengths[:num_entries]
-        for i in range(num_touched):
-            fresh = touched[i]
-            length = pair_listed[fresh]
-            if pair_counts[fresh] <= 0:
-                pair_listed[fresh] = -1
-                continue
-            if num_free > 0:
-                num_free -= 1
-                entry = free_entries[num_free]
-            else:
-                entry = np.int32(num_entries)
-                num_entries += 1
-            entry_starts[entry] = pool_used
-            entry_lengths[entry] = length
-            pair_listed[fresh] = pool_used  # from here on: where the next word goes
-            pool_used += length
-            _push(queue_counts, queue_pairs, queue_entries, queue_size, pair_counts[fresh], pair_keys[fresh], entry)
-            queue_size += 1
-        for i in range(num_news):
-            fresh = news[i, 0]
-            if pair_listed[fresh] >= 0:
-                pool[pair_listed[fresh]] = news[i, 1]
-                pair_listed[fresh] += 1
-
-    return merges[:num_merges].copy(), arena[: offsets[num_tokens]].copy(), offsets[: num_tokens + 1].copy()

@@ -60,6 +60,7 @@ GPT2_SHA256 = {
 """OpenAI's released files."""
 
 _CHUNK_BYTES = 1 << 30  # of pieces in one Arrow chunk: pa.binary() counts in 31 bits
+_BLOCK_BYTES = 1 << 18  # of texts, split at once
 _CHECK_EVERY = 1024  # texts
 _CHECK_CHARACTERS = 16_384  # of a longer text, that many are compared
 
@@ -129,15 +130,13 @@ def split(text: str) -> list[bytes]:
     """The pieces of one text; for looking, not for speed."""
     from webtext import _bpe_kernels as kernels
 
-    data = np.frombuffer(text.encode("utf-8"), np.uint8)
-    ends = np.empty(len(data), np.int64)
-    n = kernels.split_ends(data, np.array([0, len(data)], np.int64), categories(), ends)
-    raw = data.tobytes()
-    return (
-        [raw[start:end] for start, end in zip([0, *ends[: n - 1].tolist()], ends[:n].tolist(), strict=True)]
-        if n
-        else []
-    )
+    raw = text.encode("utf-8")
+    n = len(raw)
+    bounds = np.empty(n + 1, np.int64)
+    scratch = np.empty(n + 2, np.uint8), np.empty(n + 1, np.uint8)
+    offsets = np.array([0, n], np.int64)
+    pieces = kernels.split_texts(np.frombuffer(raw, np.uint8), offsets, 0, 1, categories(), *scratch, bounds)
+    return [raw[start:end] for start, end in itertools.pairwise(bounds[: pieces + 1].tolist())]
 
 
 def follows_rule(token: bytes) -> bool:
@@ -260,6 +259,8 @@ class _Counter:
         self._scratch_parent = scratch
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._runs: list[Path] = []
+        self._kinds, self._flags = np.empty(0, np.uint8), np.empty(0, np.uint8)
+        self._bounds = np.empty(0, np.int64)
         self._clear()
 
     def __enter__(self) -> _Counter:
@@ -275,29 +276,48 @@ class _Counter:
         self._longs = np.zeros(1 << self._bits, np.int32)
         self._starts = np.zeros(1 << 14, np.int64)
         self._arena = np.zeros(1 << 18, np.uint8)
-        self._state = np.zeros(5, np.int64)
+        self._state = np.zeros(4, np.int64)
 
     def add_texts(self, texts: pa.Array) -> None:
         from webtext import _bpe_kernels as kernels
 
         data, offsets = _buffers(texts)
-        self._run(kernels.count_texts, data, offsets, categories())
+        table = categories()
+        rows = len(offsets) - 1
+        row = 0
+        while row < rows:  # a block whose scratch stays in the cache, or one longer text
+            end = int(np.searchsorted(offsets, offsets[row] + _BLOCK_BYTES, side="right")) - 1
+            end = min(max(end, row + 1), rows)
+            n = int(offsets[end] - offsets[row])
+            if n + 2 > len(self._kinds):
+                self._kinds, self._flags = np.empty(n + 2, np.uint8), np.empty(n + 2, np.uint8)
+                self._bounds = np.empty(n + 2, np.int64)
+            pieces = kernels.split_texts(data, offsets, row, end, table, self._kinds, self._flags, self._bounds)
+            self._add(data, self._bounds, pieces, np.zeros(0, np.uint64), n)
+            row = end
 
     def add_counts(self, counts: pa.Table) -> None:
-        from webtext import _bpe_kernels as kernels
-
         for batch in counts.to_batches():
             data, offsets = _buffers(batch.column("piece"))
             weights = np.ascontiguousarray(batch.column("count").to_numpy(zero_copy_only=False), np.uint64)
-            self._run(kernels.add_counts, data, offsets, weights)
+            longest = int(np.diff(offsets).max()) if len(offsets) > 1 else 0
+            self._add(data, offsets, len(offsets) - 1, weights, longest)
 
-    def _run(self, kernel: Any, data: Any, offsets: Any, third: Any) -> None:
+    def _add(self, data: Any, bounds: Any, pieces: int, weights: npt.NDArray[np.uint64], longest: int) -> None:
         from webtext import _bpe_kernels as kernels
 
-        self._state[kernels.ROW] = self._state[kernels.POSITION] = 0
-        longest = int(np.diff(offsets).max()) if len(offsets) > 1 else 0
-        while not kernel(
-            data, offsets, third, self._table, 64 - self._bits, self._longs, self._starts, self._arena, self._state
+        self._state[kernels.NEXT] = 0
+        while not kernels.add_pieces(
+            data,
+            bounds,
+            pieces,
+            weights,
+            self._table,
+            64 - self._bits,
+            self._longs,
+            self._starts,
+            self._arena,
+            self._state,
         ):
             self._make_room(longest)
 
@@ -335,9 +355,9 @@ class _Counter:
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, COUNT_SCHEMA) as writer:
             writer.write_table(self._sorted())
         self._runs.append(path)
-        row, position = self._state[kernels.ROW], self._state[kernels.POSITION]
+        following = self._state[kernels.NEXT]
         self._clear()
-        self._state[kernels.ROW], self._state[kernels.POSITION] = row, position
+        self._state[kernels.NEXT] = following
 
     def table(self) -> pa.Table:
         """All that was counted, sorted."""
@@ -484,7 +504,7 @@ def train(counts: pa.Table, settings: TokenizerSettings) -> Vocabulary:
     min_frequency=settings.min_frequency, initial_alphabet=ByteLevel.alphabet())` on the text that was counted. A text
     too small for the size asked is one warning. Memory: about 10 bytes per byte of distinct piece.
     """
-    from webtext import _bpe_kernels as kernels
+    from webtext import _bpe_training as kernels
 
     base = np.frombuffer(_base_bytes(), np.uint8)
     ids = np.empty(256, np.int32)
