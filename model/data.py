@@ -589,3 +589,70 @@ def _map(path: Path, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...]) 
 def _file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# Exporters: other trainers' layouts --------------------------------------------------------------------------------
+
+_COPY_TOKENS = 1 << 23
+
+
+def export_nanogpt(shards: Shards, path: Path) -> None:
+    """The split as one nanoGPT `.bin`: uint16 tokens and nothing else (karpathy/nanoGPT, data/openwebtext/prepare.py).
+
+    Its end-of-text comes first in a document, where nanoGPT's own files have it last: between documents it is the same.
+    """
+    if shards.dtype.itemsize != 2:
+        raise ValueError(
+            f"nanoGPT reads uint16, and a vocabulary of {shards.vocab_size:,} does not fit; export another way"
+        )
+    with path.open("wb") as file:
+        for shard in shards.shards:
+            _copy_payload(shard, file)
+
+
+def export_datatrove(shards: Shards, directory: Path) -> list[Path]:
+    """Each shard as datatrove's NAME.ds, NAME.ds.index (uint64 end of each document) and NAME.ds.metadata.
+
+    huggingface/datatrove, pipeline/tokens/tokenizer.py: metadata is `tokenizer|bytes per token`, the number of tokens,
+    and that number for people. Read them with `DatatroveFileDataset(token_size=2 or 4)`.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for shard in shards.shards:
+        target = directory / f"{shard.name}.ds"
+        index, metadata = directory / f"{target.name}.index", directory / f"{target.name}.metadata"
+        with target.open("wb") as file:
+            _copy_payload(shard, file)
+        index.write_bytes(shard.ends.astype("<u8").tobytes())
+        total = len(shard.tokens)
+        metadata.write_text(
+            f"{shards.tokenizer_sha256[:16]}|{shards.dtype.itemsize}\n{total}\n{total:,} tokens", encoding="utf-8"
+        )
+        paths += [target, index, metadata]
+    return paths
+
+
+def export_megatron(shards: Shards, prefix: Path) -> tuple[Path, Path]:
+    """The split as Megatron's PREFIX.bin and PREFIX.idx, one sequence a document.
+
+    NVIDIA/Megatron-LM, megatron/core/datasets/indexed_dataset.py. Token type uint16, or int32 for vocabularies above
+    65,536 (the same bytes). A document that is longer than 2^31 tokens does not occur: no shard is.
+    """
+    data, index = prefix.with_name(prefix.name + ".bin"), prefix.with_name(prefix.name + ".idx")
+    lengths = [np.diff(shard.ends.astype(np.int64), prepend=0) for shard in shards.shards]
+    length = np.concatenate([np.zeros(0, np.int64), *lengths])
+    with data.open("wb") as file:
+        for shard in shards.shards:
+            _copy_payload(shard, file)
+    with index.open("wb") as file:
+        file.write(b"MMIDIDX\x00\x00")
+        file.write(struct.pack("<QBQQ", 1, 8 if shards.dtype.itemsize == 2 else 4, len(length), len(length) + 1))
+        file.write(length.astype("<i4").tobytes())
+        file.write(((np.cumsum(length) - length) * shards.dtype.itemsize).astype("<i8").tobytes())
+        file.write(np.arange(len(length) + 1, dtype="<i8").tobytes())
+    return data, index
+
+
+def _copy_payload(shard: Shard, file: BinaryIO) -> None:
+    for start in range(0, len(shard.tokens), _COPY_TOKENS):
+        file.write(shard.tokens[start : start + _COPY_TOKENS].tobytes())

@@ -57,7 +57,7 @@ def split_texts(data, offsets, first, last, categories, kinds, flags, bounds):  
     without a branch, and the contractions are put right afterwards: branches that depend on text are what costs.
     One function on purpose: passing arrays to another costs more than the work on a piece.
     """
-    pieces = 0
+    pieces = np.int64(0)
     bounds[0] = offsets[first]
     for row in range(first, last):
         begin = offsets[row]
@@ -212,10 +212,10 @@ def add_pieces(data, bounds, pieces, weights, table, shift, longs, starts, arena
                     break
                 start = starts[longs[slot]]
                 if starts[longs[slot] + 1] - start == n and _word(arena, start + n - 8) == _word(data, i + n - 8):
-                    k = np.int64(0)
-                    while k < n - 8 and _word(arena, start + k) == _word(data, i + k):
-                        k += 8
-                    if k >= n - 8:
+                    same = np.int64(0)
+                    while same < n - 8 and _word(arena, start + same) == _word(data, i + same):
+                        same += 8
+                    if same >= n - 8:
                         break
             slot = (slot + 1) & mask
         if table[slot, 0] == 0:

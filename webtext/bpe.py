@@ -638,9 +638,8 @@ def load_vocabulary(path: Path) -> Vocabulary:
     """
     if path.is_file():
         return _from_json(path)
-    for name in ("tokenizer.json",):
-        if (path / name).is_file():
-            return _from_json(path / name)
+    if (path / "tokenizer.json").is_file():
+        return _from_json(path / "tokenizer.json")
     for vocabulary, merges in (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")):
         if (path / vocabulary).is_file() and (path / merges).is_file():
             if vocabulary == "encoder.json":
@@ -808,3 +807,103 @@ def _check_text(text: str, ids: npt.NDArray[Any], tokenizer: Tokenizer, where: s
             f"{where} ({text[:40]!r}...): fastokens gives other ids than tokenizers; report it, and uninstall "
             "fastokens to go on with tokenizers"
         )
+
+
+# Report ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SetStatistics:
+    """How a tokenizer does on one set of texts."""
+
+    texts: int
+    text_bytes: int
+    tokens: int  # end-of-text not among them
+    reference_tokens: int | None  # of the other tokenizer on the same texts, usually GPT-2's own
+
+    @property
+    def bytes_per_token(self) -> float:
+        return self.text_bytes / self.tokens if self.tokens else 0.0
+
+    @property
+    def reference_bytes_per_token(self) -> float | None:
+        return self.text_bytes / self.reference_tokens if self.reference_tokens else None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerStatistics:
+    """The tokenizer's part of the report."""
+
+    size: int
+    sets: dict[str, SetStatistics]
+    unused: int  # tokens that occur in none of the sets, <|endoftext|> aside
+    used_once: int
+    longest: tuple[tuple[int, bytes], ...]  # (id, bytes), the longest first
+    samples: tuple[tuple[str, tuple[str, ...]], ...]  # (set, the start of its first text in tokens)
+
+    @property
+    def unused_share(self) -> float:
+        return self.unused / (self.size - 1)
+
+    @property
+    def used_once_share(self) -> float:
+        return self.used_once / (self.size - 1)
+
+
+def tokenizer_statistics(
+    sets: Mapping[str, Iterable[pa.Array | pa.ChunkedArray]],
+    tokenizer: Tokenizer,
+    *,
+    reference: Tokenizer | None = None,
+    num_longest: int = 50,
+    sample_tokens: int = 60,
+) -> TokenizerStatistics:
+    """Encodes every set (train, validation, evaluations) with `tokenizer`, and with `reference` beside it.
+
+    Hand it samples where the sets are large: what it costs is their encoding.
+    """
+    use = np.zeros(tokenizer.size, np.int64)
+    figures: dict[str, SetStatistics] = {}
+    samples = []
+    for name, arrays in sets.items():
+        texts = text_bytes = tokens = 0
+        reference_tokens = 0 if reference is not None else None
+        for array in arrays:
+            encoded = encode(array, tokenizer, where=name)
+            use += np.bincount(encoded.ids, minlength=tokenizer.size)
+            if not texts and len(array):
+                first = encoded.ids[: min(sample_tokens, int(encoded.offsets[1]))]
+                samples.append((name, show_tokens(first.tolist(), tokenizer)))
+            texts += len(array)
+            text_bytes += sum(len(chunk) for chunk in _texts_as_bytes(array))
+            tokens += len(encoded.ids)
+            if reference is not None and reference_tokens is not None:
+                reference_tokens += len(encode(array, reference, where=name).ids)
+        figures[name] = SetStatistics(texts, text_bytes, tokens, reference_tokens)
+    counted = use[: tokenizer.end_of_text]
+    return TokenizerStatistics(
+        size=tokenizer.size,
+        sets=figures,
+        unused=int((counted == 0).sum()),
+        used_once=int((counted == 1).sum()),
+        longest=longest_tokens(tokenizer.vocabulary, num_longest),
+        samples=tuple(samples),
+    )
+
+
+def _texts_as_bytes(array: pa.Array | pa.ChunkedArray) -> Iterable[npt.NDArray[np.uint8]]:
+    for chunk in array.chunks if isinstance(array, pa.ChunkedArray) else (array,):
+        data, offsets = _buffers(chunk)
+        yield data[offsets[0] : offsets[-1]]
+
+
+def longest_tokens(vocabulary: Vocabulary, count: int) -> tuple[tuple[int, bytes], ...]:
+    """(id, bytes) of the longest tokens, the longest first, then by id."""
+    ranked = sorted(enumerate(vocabulary.tokens), key=lambda item: (-len(item[1]), item[0]))
+    return tuple(ranked[:count])
+
+
+def show_tokens(ids: Iterable[int], tokenizer: Tokenizer) -> tuple[str, ...]:
+    """Tokens for people: text where the bytes are UTF-8, \\xNN for the bytes that are not."""
+    tokens = (*tokenizer.vocabulary.tokens, END_OF_TEXT.encode())
+    return tuple(tokens[index].decode("utf-8", "backslashreplace") for index in ids)
