@@ -193,6 +193,8 @@ def _decode_line(decoder: msgspec.json.Decoder[_Line], line: bytes) -> _Line:
         record.id = str(record.id)
     if not record.id:
         raise ValueError("no id")
+    if record.is_self or _outbound(record)[0]:
+        return record  # a drop: its numbers are nobody's business, here as in `_build`
     record.score = _whole(record.score, "score", 31)
     record.created_utc = _whole(record.created_utc, "created_utc", 63)
     record.retrieved_on = _whole(_retrieved(record), "retrieved_on", 63)
