@@ -23,7 +23,7 @@ from typing import Any
 from pipelines import steps, storage
 from pipelines.config import Settings
 from pipelines.engine import LocalEngine
-from pipelines.stage import Digests, Phase, Record, Records, Stage, Unit, sealed_records
+from pipelines.stage import SEAL, Digests, Phase, Record, Records, Stage, Unit, affecting_bytes, sealed_records
 from pipelines.storage import File
 
 log = logging.getLogger("webtext.build")
@@ -684,6 +684,18 @@ class Build:
             match = Phase("match", steps.match_shard, matched, given, modules=kernels, estimate_bytes=2 << 30)
             phases.insert(0, match)
         return Stage(self.root, "overlap", 1, phases)
+
+    def _report(self) -> Stage:
+        def units(_: Records) -> list[Unit]:
+            seals = [self.root / name / SEAL for name in GRAPH if name != "report"]
+            digests = tuple(storage.sha256_of(path) for path in seals if path.is_file())
+            domains = self.settings["corpus"].webtext_domains
+            listed = self._digests.of(Path(domains)) if domains else None
+            given = {section: affecting_bytes(values) for section, values in self.settings.sections.items()}
+            extras = {"root": str(self.root), "webtext_domains": domains, "settings": given}
+            return [Unit("report", (), digests, {"domains": listed}, extras)]
+
+        return Stage(self.root, "report", 1, [Phase("report", steps.write_report, units, estimate_bytes=2 << 30)])
 
 
 class Inputs:

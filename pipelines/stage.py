@@ -265,13 +265,8 @@ class Stage:
             return complete
         self.directory.mkdir(parents=True, exist_ok=True)
         old = self.seal()
-        known = {(phase, record.name): record for phase, found in _records_of(old).items() for record in found}
+        known = self._known(old)
         journal = _Journal(self.directory / JOURNAL)
-        for entry in journal.entries():
-            key = (entry["phase"], entry["name"])
-            known.pop(key, None)
-            if "record" in entry:
-                known[key] = record_from(entry["record"])
         results: Records = {}
         try:
             for phase in self.phases:
@@ -282,6 +277,41 @@ class Stage:
         journal.path.unlink(missing_ok=True)
         self._tidy(results)
         return results
+
+    def outlook(self) -> tuple[int, int, dict[str, int]]:
+        """(units done, units known of, why the others are to do -> how many), up to the first phase with work."""
+        old = self.seal()
+        known = self._known(old)
+        results: Records = {}
+        done = total = 0
+        reasons: dict[str, int] = {}
+        for phase in self.phases:
+            basis = phase.basis(self.version)
+            found = []
+            for unit in phase.units(results):
+                total += 1
+                wanted = fingerprint(basis, unit)
+                have = known.get((phase.name, unit.name))
+                if have is not None and have.fingerprint == wanted and (self._has_files(have) or not phase.keep):
+                    found.append(have)
+                    done += 1
+                else:
+                    why = self._why_stale(phase, basis, unit, have, wanted, old)
+                    reasons[why] = reasons.get(why, 0) + 1
+            if reasons:
+                break
+            results[phase.name] = found
+        return done, total, reasons
+
+    def _known(self, seal: Mapping[str, Any] | None) -> dict[tuple[str, str], Record]:
+        """What the seal and the journal say was made, by phase and unit; the journal knows better."""
+        known = {(phase, record.name): record for phase, found in _records_of(seal).items() for record in found}
+        for entry in _complete_lines(self.directory / JOURNAL)[0]:
+            key = (entry["phase"], entry["name"])
+            known.pop(key, None)
+            if "record" in entry:
+                known[key] = record_from(entry["record"])
+        return known
 
     def _run_phase(
         self,
@@ -405,17 +435,16 @@ class Stage:
 
 
 class _Journal:
-    """Lines of JSON, each on disk before the next step is taken."""
+    """Lines of JSON, each on disk before the next step is taken. A torn last line is cut off."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._entries = list(_complete_lines(path))
+        _, size = _complete_lines(path)
         self._stream = path.open("ab")
-
-    def entries(self) -> list[dict[str, Any]]:
-        return self._entries
+        self._stream.truncate(size)
 
     def begin(self, phase: str, names: Sequence[str]) -> None:
+        """The files of these units are about to change: what an older entry or the seal says of them ends here."""
         self._append([{"phase": phase, "name": name} for name in names])
 
     def done(self, phase: str, record: Record) -> None:
@@ -431,22 +460,21 @@ class _Journal:
         self._stream.close()
 
 
-def _complete_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Entries up to the first torn line; what follows it is cut off, so that appending stays sound."""
-    if not path.is_file():
-        return
-    data = path.read_bytes()
-    end = 0
+def _complete_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The entries up to the first torn line, and how many bytes they take."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return [], 0
+    entries: list[dict[str, Any]] = []
+    size = 0
     for line in data.split(b"\n")[:-1]:
         try:
-            entry = json.loads(line)
+            entries.append(json.loads(line))
         except ValueError:
             break
-        end += len(line) + 1
-        yield entry
-    if end != len(data):
-        with path.open("rb+") as stream:
-            stream.truncate(end)
+        size += len(line) + 1
+    return entries, size
 
 
 def fingerprint(basis: Mapping[str, Any], unit: Unit) -> str:

@@ -496,21 +496,25 @@ def decide_duplicates(work: Work) -> Counts:
             ids,
             ranks,
             by_kind["signatures"],
-            documents.texts,
+            lambda positions: documents.texts(ids[positions]),
             work.settings["dedup"],
             minhash=work.settings["minhash"],
             scratch=scratch,
-            progress=report,
+            progress=lambda _, done, total: report(done, total),
         )
-    work.table("verdicts.parquet", decided.verdicts.schema, [decided.verdicts])
-    work.table("pairs.parquet", decided.pairs.schema, [decided.pairs])
-    gone = decided.verdicts.filter(pc.invert(decided.verdicts.column("kept")))
-    drops = [
-        Drop(row["reason"], f"of {row['duplicate_of']}", id=row["id"])
-        for row in gone.select(["id", "reason", "duplicate_of"]).to_pylist()
-    ]
-    work.drops([drop_batch("dedup", drops)])
-    return {"documents": len(ids), "kept": len(ids) - len(drops), **decided.summary}
+    work.table("verdicts.parquet", lsh.VERDICT_SCHEMA, decided.verdict_batches())
+    pairs = work.table("pairs.parquet", lsh.PAIR_SCHEMA, decided.pair_batches())
+    dropped = work.drops(_duplicates(batch) for batch in decided.verdict_batches())
+    facts = {"pairs": pairs, "accepted_pairs": int(decided.pairs_accepted.sum())}
+    return {"documents": len(ids), "kept": len(ids) - dropped, **facts}
+
+
+def _duplicates(verdicts: Any) -> Any:
+    """The drops of a batch of verdicts."""
+    gone = verdicts.filter(pc.invert(verdicts.column("kept")))
+    nulls = pa.nulls(gone.num_rows, pa.string())
+    stage = pc.fill_null(nulls, "dedup")
+    return pa.record_batch([gone["id"], nulls, stage, gone["reason"], gone["duplicate_of"]], schema=DROP_SCHEMA)
 
 
 def inputs_by_kind(work: Work) -> dict[str, list[Path]]:
@@ -816,3 +820,16 @@ def report_overlap(work: Work) -> Counts:
     for name, table_ in zip(tables._fields, tables, strict=True):
         work.table(f"{name}.parquet", table_.schema, [table_])
     return {"sets": len({row["set"] for row in tables.rows.to_pylist()})}
+
+
+# report/ -------------------------------------------------------------------------------------------------------------
+
+
+def write_report(work: Work) -> Counts:
+    """Everything sealed -> what a person reads and a program checks."""
+    from pipelines import report as reports
+
+    root = Path(work.unit.extras["root"])
+    with work.files() as folder:
+        reports.write(root, folder, settings=work.unit.extras["settings"], domains=work.unit.extras["webtext_domains"])
+    return {}

@@ -22,7 +22,7 @@ from typing import ClassVar, NoReturn
 import luigi
 import luigi.configuration
 
-from pipelines import config
+from pipelines import config, funnel
 from pipelines.build import GRAPH, Build
 from pipelines.console import Console
 from pipelines.engine import LocalEngine
@@ -47,6 +47,7 @@ class Session:
         self.console = Console()
         self.build = Build(config.read_settings())
         self.root = Root(self.build.root)
+        self.summarised = False
         self._engine: LocalEngine | None = None
 
     def engine(self) -> LocalEngine:
@@ -104,7 +105,8 @@ class StageTask(luigi.Task):
         return [STAGES[name]() for name in GRAPH[self.stage]]
 
     def output(self) -> luigi.LocalTarget:
-        return luigi.LocalTarget(str(session().build.root / self.stage / SEAL))
+        path = session().build.root / self.stage / SEAL
+        return luigi.LocalTarget(str(path))  # type: ignore[no-untyped-call]
 
     def complete(self) -> bool:
         with one_line():
@@ -115,8 +117,10 @@ class StageTask(luigi.Task):
 
         def progress(stage: str, phase: str, done: int, total: int) -> None:
             current.console.update(f"{stage} {phase}", done, total)
-            self.set_progress_percentage(100 * done / max(1, total))
-            self.set_status_message(f"{phase}: {done} of {total} units")
+            if self.set_progress_percentage is not None:  # given by Luigi's worker
+                self.set_progress_percentage(100 * done / max(1, total))
+            if self.set_status_message is not None:
+                self.set_status_message(f"{phase}: {done} of {total} units")
 
         try:
             engine = current.engine()
@@ -193,6 +197,58 @@ class TokenizeCorpus(StageTask):
     stage = "tokens"
 
 
+class BuildOverlapFilter(StageTask):
+    """The train split's n-grams in Bloom filters, where [overlap] mode = bloom -> overlap/filter/"""
+
+    stage = "overlap/filter"
+
+
+class OverlapReport(StageTask):
+    """Which n-grams of evaluation sets the train split holds -> overlap/"""
+
+    stage = "overlap"
+
+
+class CorpusReport(StageTask):
+    """report/index.html, the dataset card and the manifest -> report/"""
+
+    stage = "report"
+
+
+class BuildCorpus(luigi.WrapperTask):
+    """Everything, from links to reports; ends with the funnel and the paths of what it made."""
+
+    def requires(self) -> luigi.Task:
+        return STAGES["report"]()
+
+    def complete(self) -> bool:
+        done = STAGES["report"]().complete()
+        if done:
+            with one_line():
+                self.summary()
+        return done
+
+    def summary(self) -> None:
+        """Print the funnel and where things are, once."""
+        current = session()
+        if current.summarised:
+            return
+        current.summarised = True
+        root = current.build.root
+        rows = funnel.table(funnel.funnel(root), funnel.split_sizes(root))
+        current.console.funnel(f"Funnel of {root}", rows)
+        current.console.paths({what: root / path for what, path in RESULTS.items()})
+
+
+RESULTS = {
+    "report": "report/index.html",
+    "corpus": "corpus/",
+    "tokenizer": "tokenizer/",
+    "token shards": "tokens/",
+    "overlap table": "overlap/",
+    "manifest": "report/manifest.json",
+}
+
 STAGES: dict[str, type[StageTask]] = {
     task.stage: task
     for task in (
@@ -206,5 +262,8 @@ STAGES: dict[str, type[StageTask]] = {
         BuildTextCorpus,
         TrainTokenizer,
         TokenizeCorpus,
+        BuildOverlapFilter,
+        OverlapReport,
+        CorpusReport,
     )
 }
