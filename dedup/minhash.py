@@ -13,11 +13,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba as nb
 import numpy as np
@@ -142,6 +142,7 @@ def _sign(shingles: Any, offsets: Any, a: Any, b: Any, out: Any) -> None:
 
 # ---- signing
 
+_BATCH_ROWS = 16384
 _BATCH_BYTES = 1 << 20  # words and shingles of this much text stay in the cache
 
 
@@ -261,9 +262,9 @@ def signature_table(ids: Any, texts: Any, settings: MinHashSettings) -> Any:
 
 
 def write_signatures(path: Path, table: Any) -> None:
-    """Writes a signature table as an uncompressed Arrow file of one record batch, to be memory-mapped."""
+    """Writes a signature table as an uncompressed Arrow file, in batches of 8 MB, which can be memory-mapped."""
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        for batch in table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]:
+        for batch in table.combine_chunks().to_batches(max_chunksize=_BATCH_ROWS):
             writer.write_batch(batch)
 
 
@@ -272,32 +273,48 @@ def read_signatures(path: Path, settings: MinHashSettings | None = None) -> Any:
 
     With `settings`, a file of another scheme is refused: its values mean something else.
     """
+    return _open_signatures(pa.memory_map(str(path)), path, settings).read_all()
+
+
+def read_signature_batches(path: Path, settings: MinHashSettings, *, values: bool = True) -> Iterator[SignatureBatch]:
+    """The batches of a signature file, read one by one rather than mapped; without `values`, not the signatures."""
+    with pa.OSFile(str(path)) as source:
+        reader = _open_signatures(source, path, settings, None if values else [0, 1, 2])
+        for index in range(reader.num_record_batches):
+            yield from signature_arrays(reader.get_batch(index))
+
+
+def _open_signatures(source: Any, path: Path, settings: MinHashSettings | None, fields: list[int] | None = None) -> Any:
     try:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        reader = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fields))
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path}: expected a signature file, got {error}; sign its segment again") from error
-    scheme = (table.schema.metadata or {}).get(b"scheme", b"none").decode()
+    scheme = (reader.schema.metadata or {}).get(b"scheme", b"none").decode()
     if settings is not None and scheme != settings.scheme:
         raise ValueError(f'{path}: expected signatures "{settings.scheme}", got "{scheme}"; sign its segment again')
-    return table
+    return reader
 
 
-def signature_arrays(
-    table: Any,
-) -> Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint32], NDArray[Any]]]:
-    """(ids uint8[n, 16], exact uint8[n, 16], num_words uint32[n], signatures uint32[n, permutations]) of each batch,
-    without copying."""
+def signature_arrays(table: Any) -> list[SignatureBatch]:
+    """The columns of a signature table (or of one of its batches) as arrays, batch by batch, without copying."""
     arrays = []
-    for batch in table.to_batches():
-        if not len(batch):
-            continue
-        ids, exact, num_words, signature = batch.columns
-        permutations = signature.type.list_size
-        values = np.asarray(signature.flatten())
-        arrays.append(
-            (_bytes_of(ids), _bytes_of(exact), np.asarray(num_words), values.reshape(len(batch), permutations))
-        )
+    for batch in table.to_batches() if isinstance(table, pa.Table) else [table]:
+        if len(batch):
+            ids, exact, num_words = (batch.column(name) for name in ("id", "exact", "num_words"))
+            values = np.zeros((0, 0), np.uint32)
+            if "signature" in batch.schema.names:
+                values = np.asarray(batch.column("signature").flatten()).reshape(len(batch), -1)
+            arrays.append(SignatureBatch(_bytes_of(ids), _bytes_of(exact), np.asarray(num_words), values))
     return arrays
+
+
+class SignatureBatch(NamedTuple):
+    """ids uint8[n, 16], exact hashes uint8[n, 16], num_words uint32[n], signatures uint32[n, permutations]."""
+
+    ids: NDArray[np.uint8]
+    exact: NDArray[np.uint8]
+    num_words: NDArray[np.uint32]
+    signatures: NDArray[np.uint32]
 
 
 def _bytes_of(array: Any) -> NDArray[np.uint8]:
