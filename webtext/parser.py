@@ -5,8 +5,8 @@ module imports neither pyarrow nor numba, so that a child starts quickly and sta
 py3langid are loaded on first use.
 
 - Gates come first and look at bytes alone, so that what they refuse is the same on every machine: size, number of "<",
-  length of the longest tag. They bound what the libraries behind them can be made to do (quadratic attribute checks,
-  deep trees). Images written into the page (`data:` URIs) are emptied before the tag gate: they are no markup.
+  length of the longest tag, number of its attributes. They bound what the libraries behind them can be made to do. In
+  tags that are too long, long attribute values are emptied first (images in the page, a forum's preloaded data).
 - We decode, by the order written at `decode`. We parse, with libxml2's `huge_tree`, because without it text nodes over
   10 MB and depth over 256 are cut silently; where libxml2 still reports a limit the page is dropped and said so.
 - trafilatura gets the tree, with `deduplicate=False` always: its duplicate test remembers earlier pages, and the text
@@ -34,7 +34,7 @@ import signal
 import sys
 import threading
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -45,6 +45,8 @@ import msgspec
 from webtext.pii import count_pii, replace_pii
 
 MAX_FRAME_BYTES = 1 << 30
+MAX_ATTRIBUTES = 250  # of a tag; the most on 1,490 real pages is under 70
+MAX_UNCHECKED_TAGS = 5_000
 LANGUAGE_SAMPLE_CHARACTERS = 2_000
 LANGUAGE_MIN_LETTERS = 20
 WALL_FACTOR = 4.0  # the clock's limit, in CPU limits: a busy machine must not cost pages
@@ -178,7 +180,8 @@ def _parse(job: Job, settings: ExtractSettings) -> Parsed:
     if kind == "text":
         text, title, day = html, None, None
     else:
-        title, day = page_title(html), page_date(html, job.url, latest)
+        metas = page_metas(html)
+        title, day = page_title(html, metas), page_date(html, metas, job.url, latest)
         text = (
             _trafilatura(html_tree(html), settings)
             if settings.extractor == "trafilatura"
@@ -256,29 +259,38 @@ def page_kind(content_type: str, payload: bytes) -> Literal["html", "text", "oth
     return "other"
 
 
-# An image in the page, at least a kilobyte: the comma, then base64 or percent-encoding.
-_DATA_URI = re.compile(
-    rb"(data:[a-z]{1,20}/[a-z0-9.+-]{1,40}[a-z0-9;=,+-]{0,60},)[A-Za-z0-9+/=%._~!*()-]{1000,}", re.IGNORECASE
-)
+# A value that no layout needs: an image written into the page, a forum's preloaded data. Up to its end or to a ">".
+_LONG_VALUE = re.compile(rb"([\"'])[^\"'>]{2048,}+")
 
 
 def gated(payload: bytes, settings: ExtractSettings) -> bytes:
-    """`payload`, with the images written into it emptied, if it passes the gates; raises Refused if not."""
+    """`payload` if it passes the gates, with the longest attribute values emptied; raises Refused if it does not."""
     if len(payload) > settings.max_bytes:
         raise Refused("too_large", f"{len(payload)} bytes > {settings.max_bytes}")
     tags = payload.count(b"<")
     if tags > settings.max_tags:
         raise Refused("too_many_tags", f"{tags} tags > {settings.max_tags}")
-    if (
-        max(map(len, payload.split(b">"))) <= settings.max_tag_bytes
-    ):  # no tag can be longer than what lies between two ">"
-        return payload
-    if b"data:" in payload:
-        payload = _DATA_URI.sub(rb"\1", payload)
-    longest = longest_tag_bytes(payload)
-    if longest > settings.max_tag_bytes:
-        raise Refused("tag_too_long", f"{longest} bytes > {settings.max_tag_bytes}")
-    return payload
+    # No tag can be longer than what lies between two ">".
+    suspicious = max(map(len, payload.split(b">"))) > settings.max_tag_bytes or _MANY_ATTRIBUTES.search(payload)
+    return _gated_tags(payload, settings) if suspicious else payload
+
+
+def _gated_tags(payload: bytes, settings: ExtractSettings) -> bytes:
+    pieces, position = [], 0
+    for start, end in tags_in(payload):
+        tag = payload[start:end]
+        if len(tag) > settings.max_tag_bytes:
+            tag = _LONG_VALUE.sub(rb"\1", tag)
+            if len(tag) > settings.max_tag_bytes:
+                raise Refused("tag_too_long", f"{len(tag)} bytes > {settings.max_tag_bytes}")
+            pieces += [payload[position:start], tag]
+            position = end
+        # libxml2 compares each attribute of a tag with those before it: long rows of them take quadratic time.
+        if len(tag) > 2 * MAX_ATTRIBUTES:
+            attributes = len(_QUOTED.sub(b"", tag).replace(b"/", b" ").split()) - 1
+            if attributes > MAX_ATTRIBUTES:
+                raise Refused("too_many_attributes", f"{attributes} in a tag > {MAX_ATTRIBUTES}")
+    return b"".join([*pieces, payload[position:]])
 
 
 _TAG_OPEN = re.compile(
@@ -286,32 +298,32 @@ _TAG_OPEN = re.compile(
 )
 
 
-def longest_tag_bytes(payload: bytes) -> int:
-    """Length of the longest tag, comments and the content of raw text elements (scripts, styles) aside. Linear."""
-    longest, position, size = 0, 0, len(payload)
+_ATTRIBUTE_ROW = rb"(?:[\s/]++[^\s\"'<>=]++(?:\s*+=\s*+(?:\"[^\"]*+\"|'[^']*+'|[^\s\"'<>]++))?+)"
+_MANY_ATTRIBUTES = re.compile(rb"<[a-zA-Z][a-zA-Z0-9:-]{0,30}+" + _ATTRIBUTE_ROW + b"{%d}" % (MAX_ATTRIBUTES + 1))
+_QUOTED = re.compile(rb"\"[^\"]*+\"|'[^']*+'")
+
+
+def tags_in(payload: bytes) -> Iterator[tuple[int, int]]:
+    """Start and end of each tag, comments and the content of raw text elements (scripts, styles) left out. Linear."""
     lowered = payload.lower()
+    position = 0
     absent: set[bytes] = set()  # ends that no longer occur: looking for them again would cost quadratic time
+
+    def after(closing: bytes, start: int) -> int:
+        found = lowered.find(closing, start) if closing not in absent else -1
+        if found < 0:
+            absent.add(closing)
+        return found
+
     while (match := _TAG_OPEN.search(lowered, position)) is not None:
-        if match.group(1):
-            end = lowered.find(b"-->", match.end()) if b"-->" not in absent else -1
-            if end < 0:
-                absent.add(b"-->")
-                end = match.end()  # libxml2 gives up such a comment at some point; count what follows as markup
-            position = end
+        if match.group(1):  # a comment; libxml2 gives up one that has no end: what follows counts as markup
+            position = max(after(b"-->", match.end()), match.end())
             continue
-        end = lowered.find(b">", match.end())
-        if end < 0:
-            return max(longest, size - match.start())
-        longest = max(longest, end + 1 - match.start())
-        position = end + 1
+        end = after(b">", match.end()) + 1 or len(payload)
+        yield match.start(), end
+        position = end
         if match.group(2):
-            closing = b"</" + match.group(2)
-            end = lowered.find(closing, position) if closing not in absent else -1
-            if end < 0:
-                absent.add(closing)
-            else:
-                position = end
-    return longest
+            position = max(after(b"</" + match.group(2), end), end)
 
 
 _HEADER_CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([\w.:()-]{1,40})", re.IGNORECASE)
@@ -440,7 +452,7 @@ def _zeros(start: bytes) -> str:
     return ""
 
 
-_INVALID_XML = re.compile("[\x00-\x08\x0b\x0e-\x1f\ufffe\uffff\ud800-\udfff]")
+_INVALID_BYTES = bytes([*range(9), 0x0B, *range(0x0E, 0x20)])  # what XML 1.0 has no place for
 
 
 def html_tree(html: str) -> Any:
@@ -449,8 +461,8 @@ def html_tree(html: str) -> Any:
     from lxml import etree
     from lxml.html import HTMLParser, document_fromstring
 
-    html = _INVALID_XML.sub("", html)
-    if not html.strip():
+    payload = html.encode("utf-8", "replace").translate(None, _INVALID_BYTES)
+    if not payload.strip():
         raise Refused("empty")
     parser = HTMLParser(
         collect_ids=False,
@@ -461,7 +473,7 @@ def html_tree(html: str) -> Any:
         huge_tree=True,
     )
     try:
-        tree = document_fromstring(html.encode(), parser=parser)
+        tree = document_fromstring(payload, parser=parser)
     except etree.ParserError:  # no element in it
         raise Refused("empty") from None
     except etree.XMLSyntaxError as error:
@@ -476,15 +488,15 @@ def html_tree(html: str) -> Any:
 
 _LIMITS = frozenset({"ERR_RESOURCE_LIMIT", "ERR_NAME_TOO_LONG", "ERR_ENTITY_LOOP"})
 
-_META_TAG = re.compile(r"<meta\b([^>]{1,2000})>", re.IGNORECASE)
+# Two spellings each instead of IGNORECASE, which would cost these searches their literal start and ten times the time.
+_META_TAG = re.compile(r"<(?:meta|META)\b([^>]{1,2000})>")
 _ATTRIBUTE = re.compile(r"([\w:.-]{1,40})\s{0,5}=\s{0,5}(?:\"([^\"]{0,1500})\"|'([^']{0,1500})'|([^\s\"'>]{1,500}))")
-_TITLE_TAG = re.compile(r"<title\b[^>]{0,200}>([^<]{1,2000})", re.IGNORECASE)
+_TITLE_TAG = re.compile(r"<(?:title|TITLE|Title)\b[^>]{0,200}>([^<]{1,2000})")
 _HEAD_CHARACTERS = 200_000
 
 
-def page_title(html: str) -> str | None:
+def page_title(html: str, metas: Mapping[str, str]) -> str | None:
     """What the page calls itself: og:title, else twitter:title, else <title> without the site's name."""
-    metas = _metas(html)
     title = metas.get("og:title") or metas.get("twitter:title") or ""
     if not title and (match := _TITLE_TAG.search(html[:_HEAD_CHARACTERS])):
         title = match.group(1)
@@ -496,7 +508,7 @@ def page_title(html: str) -> str | None:
     return title[:500].strip() or None
 
 
-def _metas(html: str) -> dict[str, str]:
+def page_metas(html: str) -> dict[str, str]:
     """Content of the page's first <meta> of each name, property or itemprop, in lower case."""
     found: dict[str, str] = {}
     for tag in _META_TAG.finditer(html[:_HEAD_CHARACTERS]):
@@ -523,25 +535,23 @@ _DATE_METAS = (
 )  # fmt: skip
 _JSON_DATE = re.compile(r'"(?:datePublished|dateCreated|uploadDate)"\s{0,9}:\s{0,9}"(\d{4}-\d\d-\d\d)')
 _ITEMPROP_DATE = re.compile(
-    r"itemprop\s{0,5}=\s{0,5}[\"']?datePublished[\"']?[^>]{0,200}?(?:content|datetime)\s{0,5}=\s{0,5}[\"']?(\d{4}-\d\d-\d\d)",
-    re.IGNORECASE,
+    r"itemprop\s{0,5}=\s{0,5}[\"']?datePublished[\"']?[^>]{0,200}?(?:content|datetime)\s{0,5}=\s{0,5}[\"']?(\d{4}-\d\d-\d\d)"
 )
-_TIME_TAG = re.compile(
-    r"<(?:time|abbr)\b[^>]{0,300}?(?:datetime|title)\s{0,5}=\s{0,5}[\"']?(\d{4}-\d\d-\d\d)", re.IGNORECASE
-)
+_TIME_TAG = re.compile(r"<(?:time|TIME|abbr)\b[^>]{0,300}?(?:datetime|title)\s{0,5}=\s{0,5}[\"']?(\d{4}-\d\d-\d\d)")
 _URL_DATE = re.compile(r"/((?:19|20)\d\d)[/_-](\d\d?)[/_-](\d\d?)(?=[/_.-]|$)")
 _ISO_DATE = re.compile(r"(\d{4})[-/.](\d\d)[-/.](\d\d)")
 
 
-def page_date(html: str, url: str, latest: str) -> str | None:
+def page_date(html: str, metas: Mapping[str, str], url: str, latest: str) -> str | None:
     """The day of publication, as YYYY-MM-DD, if the page states it in a machine-readable place; else None.
 
     In this order: meta elements, JSON-LD, microdata, the path of the URL, the first <time>. Days before 1995 or after
     `latest` (the day of the capture, so that the answer does not change with the clock) are not believed.
     """
-    metas = _metas(html)
     stated = [metas[name] for name in _DATE_METAS if name in metas]
-    stated += [pattern.group(1) for pattern in (_JSON_DATE.search(html), _ITEMPROP_DATE.search(html)) if pattern]
+    for word, pattern in (('"date', _JSON_DATE), ("datePublished", _ITEMPROP_DATE)):
+        if word in html and (match := pattern.search(html)):
+            stated.append(match.group(1))
     if match := _URL_DATE.search(url):
         stated.append(f"{match.group(1)}-{int(match.group(2)):02d}-{int(match.group(3)):02d}")
     if match := _TIME_TAG.search(html):
@@ -563,6 +573,10 @@ def _trafilatura(tree: Any, settings: ExtractSettings) -> str:
     from trafilatura.core import bare_extraction
     from trafilatura.settings import Extractor
 
+    for script in tree.iterfind('.//script[@type="application/ld+json"]'):
+        # trafilatura looks for forums here, with a pattern that is quadratic in the number of types.
+        if script.text and script.text.count('"@type"') * len(script.text) > 100_000_000:
+            script.text = None
     options = Extractor(
         output_format="python",
         fast=settings.fast,
@@ -583,6 +597,8 @@ def _trafilatura(tree: Any, settings: ExtractSettings) -> str:
 def _resiliparse(html: str, settings: ExtractSettings) -> str:
     from resiliparse.extract.html2text import extract_plain_text
 
+    if html.count("<") > MAX_UNCHECKED_TAGS:
+        html_tree(html)  # refuses what is too deep: this extractor's time is quadratic in depth (50,000 divs: 110 s)
     text: str = extract_plain_text(
         html,
         preserve_formatting=True,
