@@ -394,7 +394,7 @@ def _read_stretch(file: BinaryIO, start: int, magic: bytes | None) -> Any:
             file.seek(end)
             if file.read(1 << 16).strip(b"\0\r\n"):
                 yield Damage(end, "bytes that begin no record")
-                return _next_record(file, end + 1, magic)
+                return _next_record(file, end + 1, magic or b"")
     except OSError as error:
         # Was it the record held back that is bad, or what follows it?
         end = _member_end(file, held.offset) if held is not None and magic == _MAGICS[b"\x1f\x8b"] else None

@@ -16,6 +16,7 @@ URLs come from strangers, so a name may stand for an address inside the house, a
 from __future__ import annotations
 
 import contextlib
+import functools
 import heapq
 import ipaddress
 import itertools
@@ -223,11 +224,8 @@ class Guard:
         self._resolve = resolve
         self._reaper = _Reaper()
         self._current = threading.local()
-        context = ssl_context or create_urllib3_context()
-        if ssl_context is None:
-            context.load_verify_locations(certifi.where())
-        context.sslsocket_class = _CountingSSLSocket
-        self._ssl_context = context
+        self._ssl_context = ssl_context or _default_context()
+        self._ssl_context.sslsocket_class = _CountingSSLSocket
 
     def check_url(self, url: str) -> None:
         """Raises BlockedError where no request may be made for `url`, whatever its name resolves to."""
@@ -347,6 +345,14 @@ class Guard:
     def close(self) -> None:
         """Ends what is under way; later exchanges are refused."""
         self._reaper.close()
+
+
+@functools.cache
+def _default_context() -> ssl.SSLContext:
+    """Certificates of certifi, read once: that takes longer than many a page."""
+    context = create_urllib3_context()
+    context.load_verify_locations(certifi.where())
+    return context
 
 
 class _CountingSocket(socket.socket):

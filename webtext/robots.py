@@ -1,7 +1,8 @@
 """robots.txt as RFC 9309 has it: what a file allows, what its absence means, and how long an answer is good for.
 
-- Protego knows the rules of matching; what it is given is put in order first, since it takes a byte order mark into the
-  first group's name, does not know lone CRs for line ends, and does not see that `User-agent: mybot/2.0` means `mybot`.
+- Protego matches paths. It is given our own groups only, in plain form: left to itself it takes a byte order mark into
+  the first name, does not see that `User-agent: mybot/2.0` means `mybot`, takes `my` for it, and ends a list of names
+  at any line that it does not know. A host's rules also take little memory this way.
 - Only the first 500 KiB count, to the last whole line.
 - Unreachable means disallowed, and absent means allowed (RFC 9309, 2.3.1); 429 is a server that cannot answer now.
 - An answer is used for 24 hours at most; what has failed, for less.
@@ -71,7 +72,7 @@ def robots_url(url: str) -> str:
 def parse(body: bytes, agent: str) -> Robots:
     """The rules of a robots.txt file for the crawler `agent` (its name, with or without a version). Never raises."""
     name = product(agent)
-    text = normalise(body)
+    text = normalise(body, name)
     return Robots("rules", name, Protego.parse(text), len(text))
 
 
@@ -96,25 +97,61 @@ def product(agent: str) -> str:
     'webtext'
     """
     token = re.match(r"[A-Za-z_-]+", agent.strip())
-    return token.group().lower() if token else agent.strip().lower()
+    return token.group().lower() if token else ""
 
 
-_AGENT_LINE = re.compile(r"(?im)^([ \t]*user-?[ \t]*agent[ \t]*:[ \t]*)([A-Za-z_-]+)[ \t]*(?:/[^\n#]*|[ \t][^\n#]*)?")
-_LONG_WILDCARDS = re.compile(r"\*{2,}")
+_LINE = re.compile(r"\s*([^:#]*?)\s*:\s*([^#]*)")
+_LINE_WITHOUT_COLON = re.compile(r"\s*([^\s:#]+)\s+([^\s#]+)\s*(?:#.*)?$")
+_NAMES: Final = {
+    **dict.fromkeys(("user-agent", "useragent", "user agent"), "user-agent"),
+    # misspelt often enough for google/robotstxt to know them
+    **dict.fromkeys(("disallow", "dissallow", "dissalow", "disalow", "diasllow", "disallaw"), "disallow"),
+    "allow": "allow",
+    "crawl-delay": "crawl-delay",
+    "request-rate": "request-rate",
+}
 
 
-def normalise(body: bytes) -> str:
-    """`body` as text that Protego reads as RFC 9309 means it."""
+def normalise(body: bytes, agent: str) -> str:
+    """The two groups of `body` that may concern the product token `agent`, as Protego reads them rightly.
+
+    Its own and `*`, each with the rules of all its groups; lines that are no rules end no list of user agents.
+    """
     if len(body) > MAX_BYTES:
         body = body[:MAX_BYTES]
-        end = max(body.rfind(b"\n"), body.rfind(b"\r"))
-        body = body[: end + 1]
-    text = body.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
-    # str.splitlines, which Protego uses, also breaks at form feeds and the like: not line ends in RFC 9309.
-    text = re.sub(r"\r\n?", "\n", text)
-    text = re.sub(r"[\x00\x0b\x0c\x1c-\x1e\x85\u2028\u2029]", " ", text)
-    text = _LONG_WILDCARDS.sub("*", text)  # "**" means "*", and costs a backtracking matcher dearly
-    return _AGENT_LINE.sub(lambda match: match.group(1) + match.group(2), text)
+        body = body[: max(body.rfind(b"\n"), body.rfind(b"\r")) + 1]
+    body = re.sub(rb"\A\xef(?:\xbb\xbf?)?", b"", body)  # a byte order mark, or what an editor has left of one
+    groups: dict[str, list[str]] = {}
+    current: set[str] = set()
+    undelayed: set[str] = set()  # of `current`, those named since the last delay
+    listing = False  # the last line that counted was a User-agent
+    # Not str.splitlines: form feeds and Unicode's separators end no line of RFC 9309.
+    for line in re.split(r"\r\n?|\n", body.decode("utf-8", "replace")):
+        match = _LINE.match(line) or _LINE_WITHOUT_COLON.match(line)
+        name = _NAMES.get(match.group(1).lower()) if match else None
+        if match is None or name is None:
+            continue
+        value = re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", " ", match.group(2)).strip()
+        if name == "user-agent":
+            if not listing:
+                current, undelayed = set(), set()
+            listing = True
+            token = "*" if re.match(r"\*(?:\s|$)", value) else product(value)
+            if token in ("*", agent):
+                current.add(token)
+                undelayed.add(token)
+                groups.setdefault(token, [])
+            continue
+        if name in ("allow", "disallow"):
+            listing = False
+            value = re.sub(r"\*{2,}", "*", value)  # the same to a reader, dear to a matcher that goes back
+            concerned = current
+        else:
+            concerned, undelayed = undelayed or current, set()
+        for token in concerned:
+            groups[token].append(f"{name}: {value}")
+    # "disallow:" forbids nothing, but makes a group of a name that has no rules.
+    return "".join(f"user-agent: {token}\ndisallow:\n" + "\n".join(rules) + "\n" for token, rules in groups.items())
 
 
 class Cache:
