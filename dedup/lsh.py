@@ -454,6 +454,8 @@ class _Spill:
 
     def append(self, columns: Sequence[NDArray[Any]], counts: NDArray[np.int64]) -> None:
         """Rows in partition order, and how many each partition has."""
+        if not counts.any():
+            return
         with self.lock:
             for file, column in zip(self.files, columns, strict=True):
                 view = np.ascontiguousarray(column).data.cast("B")
@@ -609,7 +611,8 @@ class _Comparison:
         self.threshold = settings.threshold
         count = minhash.permutations
         margin = settings.doubt * (settings.threshold * (1 - settings.threshold) / count) ** 0.5
-        if texts_by_id is None:
+        margin += 1 / count  # a threshold near 1 has hardly a standard error, and many pairs just below it
+        if texts_by_id is None or settings.doubt == 0:
             margin = 0.0
         # In equal values; the small number keeps 0.75 * 112 = 84 from becoming 85.
         self.accept_from = int(np.ceil((settings.threshold + margin) * count - 1e-9))
