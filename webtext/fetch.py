@@ -631,11 +631,6 @@ class Fetcher:
         now = self._now()
         failed = answer.outcome in _CONNECTION_FAILURES
         self._note(host, failed)
-        delay = self._settings.per_host_delay_seconds
-        rules = self._robots.get(host.name, now)
-        if rules is not None:
-            delay = max(delay, min(rules.crawl_delay_seconds, self._settings.max_crawl_delay_seconds))
-        host.next_at = now + delay * self._jitter.uniform(1.0, 1.2)
         if for_robots:
             host.busy -= self._settings.per_host_concurrency
             found = (
@@ -644,7 +639,12 @@ class Fetcher:
                 else robots.from_status(answer.status, answer.body, self._settings.user_agent)
             )
             self._robots.put(host.name, found, now)
-        elif task.job.segment not in self._forgotten:
+        delay = self._settings.per_host_delay_seconds
+        rules = self._robots.get(host.name, now)
+        if rules is not None:
+            delay = max(delay, min(rules.crawl_delay_seconds, self._settings.max_crawl_delay_seconds))
+        host.next_at = now + delay * self._jitter.uniform(1.0, 1.2)
+        if not for_robots and task.job.segment not in self._forgotten:
             self._finish_page(host, task, answer, page, now)
         self._list(host)
 

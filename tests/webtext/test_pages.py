@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers.links import link_batches, publish
 
 from webtext import archives, pages
 from webtext.archives import Capture
@@ -22,10 +23,6 @@ from webtext.urls import canonical_url, document_id
 
 HTML = (("Content-Type", "text/html; charset=utf-8"),)
 DAY = 86_400
-
-
-def publish(temporary: Path, final: Path) -> None:
-    temporary.replace(final)
 
 
 def page_of(url: str, word: str = "page") -> bytes:
@@ -45,18 +42,6 @@ def write_archive(path: Path, captures: Iterable[Capture]) -> list[int]:
             offsets.append(file.tell())
             file.write(archives.warc_record(one))
     return offsets
-
-
-def link_batches(urls: Iterable[str], *, size: int = 7, created_at: int | None = None) -> list[pa.RecordBatch]:
-    rows = sorted({document_id(canonical_url(url)): url for url in urls}.items())
-    batches = []
-    for at in range(0, len(rows), size):
-        part = rows[at : at + size]
-        times = pa.array([created_at] * len(part), pa.int64())
-        batches.append(
-            pa.record_batch({"id": [id for id, _ in part], "url": [url for _, url in part], "created_at": times})
-        )
-    return batches
 
 
 def contents(directory: Path) -> dict[str, str]:
