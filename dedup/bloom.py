@@ -48,9 +48,9 @@ _SPILL_HEADER = struct.Struct("<8sIIQQ")  # magic, version, groups, runs, hashes
 
 HEADER_BYTES = 40  # pybloom-live's "<dQQQQ": error rate, slices, bits per slice, capacity, count
 COUNT_OFFSET = 32
-MAX_PARTITION_CAPACITY = 1 << 16  # two slices, of 1.42 bits for each hash at 1e-8, are half of a 48 KiB L1 cache
+MAX_PARTITION_CAPACITY = 48_000  # two slices, of 1.42 bits for each hash at 1e-8, are a third of a 48 KiB L1 cache
 FILE_BYTES = 512 << 20  # a file of partitions is at most this long
-CHUNK_HASHES = 1 << 20  # hashes read at once from a spill: 8 MiB
+CHUNK_HASHES = 1 << 17  # hashes read at once from a spill: 1 MiB, so that they are still in the cache when used
 META_FILE = "filter.json"
 
 
@@ -96,22 +96,28 @@ _READONLY_BYTES = nb.types.Array(nb.uint8, 1, "C", readonly=True)
 _READONLY_HASHES = nb.types.Array(nb.uint64, 1, "C", readonly=True)
 
 
-@nb.njit("void(uint8[::1], uint64, uint64, uint64[::1])", cache=True, nogil=True)
-def _fill(bits, num_slices, bits_per_slice, hashes):  # type: ignore[no-untyped-def]
-    """Set the bits of all `hashes`, two slices at a time."""
-    low, half, three, seven = nb.uint64(0xFFFFFFFF), nb.uint64(32), nb.uint64(3), nb.uint64(7)
-    for first in range(nb.uint64(0), num_slices, nb.uint64(2)):
-        multiplier = _MULTIPLIERS[first // nb.uint64(2)]
-        start = first * bits_per_slice
-        both = first + nb.uint64(1) < num_slices
+@nb.njit("void(uint64[::1], uint64, uint64, uint64[::1])", cache=True, nogil=True)
+def _fill(words, num_slices, bits_per_slice, hashes):  # type: ignore[no-untyped-def]
+    """Set the bits of all `hashes` in little-endian `words`, two slices at a time."""
+    low, half, six, rest = nb.uint64(0xFFFFFFFF), nb.uint64(32), nb.uint64(6), nb.uint64(63)
+    one, two = nb.uint64(1), nb.uint64(2)
+    for pair in range(num_slices // two):
+        multiplier = _MULTIPLIERS[pair]
+        start = two * pair * bits_per_slice
         for index in range(len(hashes)):
             mixed = hashes[index] * multiplier
-            mixed ^= mixed >> half
-            position = start + (((mixed & low) * bits_per_slice) >> half)
-            bits[position >> three] |= nb.uint8(nb.uint64(1) << (position & seven))
-            if both:
-                position = start + bits_per_slice + (((mixed >> half) * bits_per_slice) >> half)
-                bits[position >> three] |= nb.uint8(nb.uint64(1) << (position & seven))
+            high = mixed >> half
+            first = start + ((((mixed ^ high) & low) * bits_per_slice) >> half)
+            second = start + bits_per_slice + ((high * bits_per_slice) >> half)
+            words[first >> six] |= one << (first & rest)
+            words[second >> six] |= one << (second & rest)
+    if num_slices & one:
+        multiplier = _MULTIPLIERS[num_slices // two]
+        start = (num_slices - one) * bits_per_slice
+        for index in range(len(hashes)):
+            mixed = hashes[index] * multiplier
+            first = start + ((((mixed ^ (mixed >> half)) & low) * bits_per_slice) >> half)
+            words[first >> six] |= one << (first & rest)
 
 
 @nb.njit(
@@ -239,41 +245,42 @@ class SpillWriter:
             spill.add(hashes_of(batch))
 
     Memory: 16 bytes for each of `buffer_hashes`; a longer shard becomes several runs in the same file. The bytes depend
-    on the hashes and their order. A file whose `with` block failed is refused by `Spill`.
+    on the hashes and their order, not on how they are cut into arrays. A file whose `with` block failed is refused by
+    `Spill`.
     """
 
-    def __init__(self, path: Path, *, buffer_hashes: int = 1 << 24) -> None:
+    def __init__(self, path: Path, *, buffer_hashes: int = 1 << 22) -> None:
         if buffer_hashes < 1:
             raise ValueError(f"buffer_hashes: expected at least 1, got {buffer_hashes}")
-        self._buffer = np.empty(0, np.uint64)
-        self._limit = buffer_hashes
-        self._pending: list[Hashes] = []
+        self._buffer = np.empty(buffer_hashes, np.uint64)
+        self._grouped = np.empty(buffer_hashes, np.uint64)
         self._size = 0
-        self.count = 0
         self._runs = 0
+        self.count = 0
         self._file: BinaryIO = path.open("wb")
         self._file.write(bytes(_SPILL_HEADER.size))
 
     def add(self, hashes: Hashes) -> None:
         """Append uint64 `hashes`, in any order, with repeats."""
-        hashes = np.ascontiguousarray(hashes, dtype=np.uint64)
-        for start in range(0, len(hashes), self._limit):
-            piece = hashes[start : start + self._limit]
-            if self._size + len(piece) > self._limit:
-                self._flush()
-            self._pending.append(piece.copy() if len(piece) < len(hashes) else piece)
+        while len(hashes):
+            piece = hashes[: len(self._buffer) - self._size]
+            self._buffer[self._size : self._size + len(piece)] = piece
             self._size += len(piece)
+            hashes = hashes[len(piece) :]
+            if self._size == len(self._buffer):
+                self._flush()
 
     def _flush(self) -> None:
         if not self._size:
             return
-        hashes = self._pending[0] if len(self._pending) == 1 else np.concatenate(self._pending)
-        grouped, starts = bucketed(hashes, 8)
+        hashes, grouped = self._buffer[: self._size], self._grouped[: self._size]
+        starts = _starts(hashes, 8)
+        _scatter(hashes, 55, starts[:-1].astype(np.uint64), grouped)
         self._file.write(np.diff(starts).astype("<u8").tobytes())
         grouped.astype("<u8", copy=False).tofile(self._file)
         self.count += len(grouped)
         self._runs += 1
-        self._pending, self._size = [], 0
+        self._size = 0
 
     def __enter__(self) -> Self:
         return self
@@ -288,7 +295,7 @@ class SpillWriter:
                 self._file.write(_SPILL_HEADER.pack(SPILL_MAGIC, SPILL_VERSION, SPILL_GROUPS, self._runs, self.count))
 
 
-def spill(batches: Iterable[Hashes], path: Path, *, buffer_hashes: int = 1 << 24) -> int:
+def spill(batches: Iterable[Hashes], path: Path, *, buffer_hashes: int = 1 << 22) -> int:
     """Write all hashes of `batches` to the spill file `path`; how many they are."""
     with SpillWriter(path, buffer_hashes=buffer_hashes) as writer:
         for hashes in batches:
@@ -486,7 +493,10 @@ def build_file(
                         f"{len(distinct)}; plan the filter for more than {plan.distinct}"
                     )
                 partition = BloomFilter(plan.partition_capacity, plan.error_rate)
-                _fill(np.frombuffer(partition.bitarray, np.uint8), plan.num_slices, plan.bits_per_slice, distinct)
+                words = np.zeros(plan.record_bytes // 8, np.uint64)  # the header's 40 bytes are more than the padding
+                _fill(words, plan.num_slices, plan.bits_per_slice, distinct)
+                bits = np.frombuffer(partition.bitarray, np.uint8)
+                bits[:] = words.view(np.uint8)[: len(bits)]
                 partition.count = len(distinct)
                 partition.tofile(file)
                 count += len(distinct)
