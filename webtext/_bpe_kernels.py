@@ -131,20 +131,20 @@ def split_texts(data, offsets, first, last, categories, kinds, flags, bounds):  
 
         # Their list.
         first_piece = pieces
-        for k in range(n):
-            bounds[pieces] = begin + k
-            pieces += np.int64(flags[k])
+        for at in range(n):
+            bounds[pieces] = begin + at
+            pieces += np.int64(flags[at])
         bounds[pieces] = end
 
         # Contractions: 's 't 'm 'd 're 've 'll, split so far into an apostrophe and letters.
         out = first_piece
-        k = first_piece
-        while k < pieces:
-            start = bounds[k]
+        following = first_piece
+        while following < pieces:
+            start = bounds[following]
             bounds[out] = start
             out += 1
-            k += 1
-            if data[start] != 0x27 or k == pieces or bounds[k] != start + 1:
+            following += 1
+            if data[start] != 0x27 or following == pieces or bounds[following] != start + 1:
                 continue
             second = data[start + 1]
             third = data[start + 2] if start + 2 < end else np.uint8(0)
@@ -154,10 +154,10 @@ def split_texts(data, offsets, first, last, categories, kinds, flags, bounds):  
             elif (third == 0x65 and (second == 0x72 or second == 0x76)) or (third == 0x6C and second == 0x6C):
                 width = 3
             if width:
-                if bounds[k + 1] == start + width:
-                    k += 1  # the letters are the contraction's, whole
+                if bounds[following + 1] == start + width:
+                    following += 1  # the letters are the contraction's, whole
                 else:
-                    bounds[k] = start + width
+                    bounds[following] = start + width
         pieces = out
         bounds[pieces] = end
     return pieces

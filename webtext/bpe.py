@@ -506,10 +506,9 @@ def train(counts: pa.Table, settings: TokenizerSettings) -> Vocabulary:
     """
     from webtext import _bpe_training as kernels
 
-    base = np.frombuffer(_base_bytes(), np.uint8)
     ids = np.empty(256, np.int32)
-    ids[base] = np.arange(256, dtype=np.int32)
-    symbols, starts, weights = [], [np.zeros(1, np.int64)], []
+    ids[np.frombuffer(_base_bytes(), np.uint8)] = np.arange(256, dtype=np.int32)
+    symbols, starts, weights = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)], [np.zeros(0, np.int64)]
     total = 0
     for batch in counts.to_batches():
         data, offsets = _buffers(batch.column("piece"))
@@ -517,27 +516,26 @@ def train(counts: pa.Table, settings: TokenizerSettings) -> Vocabulary:
         starts.append(offsets[1:] - offsets[0] + total)
         weights.append(batch.column("count").to_numpy(zero_copy_only=False).astype(np.int64))
         total += len(symbols[-1])
-    merges, data, offsets = kernels.train_merges(
-        np.concatenate([np.zeros(0, np.int32), *symbols]),
+    merges = kernels.train_merges(
+        np.concatenate(symbols),
         np.concatenate(starts),
-        np.concatenate([np.zeros(0, np.int64), *weights]),
-        base.copy(),
+        np.concatenate(weights),
         settings.vocab_size - 1,
-        max(0, settings.min_frequency),
+        settings.min_frequency,
     )
-    raw, ends = data.tobytes(), offsets.tolist()
-    tokens = tuple(raw[start:end] for start, end in itertools.pairwise(ends))
-    ranked: dict[tuple[int, int], None] = {}
-    for left, right, _ in merges.tolist():
-        ranked.pop((left, right), None)  # merged once more: the last rank counts, as in `tokenizers`
-        ranked[left, right] = None
-    if len(tokens) + 1 < settings.vocab_size:
+    tokens = [bytes([byte]) for byte in _base_bytes()]
+    pairs = []
+    for left, right in merges.tolist():
+        pairs.append((tokens[left], tokens[right]))
+        tokens.append(tokens[left] + tokens[right])
+    vocabulary = Vocabulary(tuple(tokens), tuple(pairs))
+    if vocabulary.size < settings.vocab_size:
         _log.warning(
             "tokenizer: the text is too small for %s entries; it gave %s",
             f"{settings.vocab_size:,}",
-            f"{len(tokens) + 1:,}",
+            f"{vocabulary.size:,}",
         )
-    return Vocabulary(tokens, tuple((tokens[left], tokens[right]) for left, right in ranked))
+    return vocabulary
 
 
 # Files -------------------------------------------------------------------------------------------------------------
