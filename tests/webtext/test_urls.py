@@ -94,6 +94,7 @@ def test_the_examples_in_the_documentation_hold() -> None:
                 "http://example.com/p?a=1&b=2&utm_source=r&utm_medium=social&UTM_Campaign=x",
                 "http://example.com/p?fbclid=IwAR0&a=1&b=2&gclid=1",
                 "http://example.com/p;jsessionid=0A1B?a=1&b=2",
+                "http://example.com/p;_ylt=Auv40D34;_ylu=X3oD?a=1&b=2",
                 "http://example.com/p?a=%31&b=2&PHPSESSID=abc",
             ],
             "http://example.com/p?a=1&b=2",
