@@ -51,6 +51,7 @@ COUNT_OFFSET = 32
 MAX_PARTITION_CAPACITY = 48_000  # two slices, of 1.42 bits for each hash at 1e-8, are a third of a 48 KiB L1 cache
 FILE_BYTES = 512 << 20  # a file of partitions is at most this long
 CHUNK_HASHES = 1 << 17  # hashes read at once from a spill: 1 MiB, so that they are still in the cache when used
+EXACT_HASHES = 1 << 20  # up to so many, distinct hashes are counted and not estimated
 META_FILE = "filter.json"
 
 
@@ -436,7 +437,7 @@ def count_distinct(spills: Sequence[Spill], *, sample_groups: int = 16) -> int:
     """
     groups = range(SPILL_GROUPS)
     total = 0
-    exact = sum(spill.count for spill in spills) <= 1 << 20
+    exact = sum(spill.count for spill in spills) <= EXACT_HASHES
     used = groups if exact else groups[:sample_groups]
     for group in used:
         hashes = np.empty(sum(int(spill.group_counts[group]) for spill in spills), np.uint64)
@@ -730,7 +731,7 @@ class PartitionedBloomFilter:
 
         The bits say nothing about how many hashes the two share, so the count of each partition is estimated from the
         share of its bits that are set (standard error about 0.2% of a full partition), never below the larger nor
-        above the sum. Exact counts come from building again from the spills of both. Raises ValueError where the
+        above the sum; where one holds the other it is exact. Exact counts come from building again from the spills of both. Raises ValueError where the
         shapes differ, or where a partition's union is over its capacity.
         """
         shapes = [
@@ -750,9 +751,15 @@ class PartitionedBloomFilter:
             for index in range(len(rows)):
                 lower = rows[index, COUNT_OFFSET:HEADER_BYTES].view(np.uint64)
                 counts = int(lower[0]), int(others[index, COUNT_OFFSET:HEADER_BYTES].view(np.uint64)[0])
-                rows[index, HEADER_BYTES:] |= others[index, HEADER_BYTES:]
-                count = self._estimate(rows[index, HEADER_BYTES:])
-                count = min(max(count, *counts), sum(counts))
+                bits, added = rows[index, HEADER_BYTES:], others[index, HEADER_BYTES:]
+                before = bits.copy()
+                bits |= added
+                if np.array_equal(bits, before):
+                    count = counts[0]  # one holds the other
+                elif np.array_equal(bits, added):
+                    count = counts[1]
+                else:
+                    count = min(max(self._estimate(bits), *counts), sum(counts))
                 if count > self.plan.partition_capacity:
                     raise ValueError(
                         f"merge: a partition would hold about {count} hashes, over its capacity of "
