@@ -201,9 +201,11 @@ class _Parser:
             answer = self._child.receive(_patient(job))
             if isinstance(answer, str):
                 self._child.kill()
-            else:
-                self._child.close()
-            self._renew()
+                self._renew()
+            else:  # as fresh as any
+                self._pages_done = 1
+                for jobs in self._under_way:
+                    self._child.send(jobs)
         else:
             self._pages_done += 1
             self._rss_bytes = answer.rss_bytes
@@ -283,7 +285,7 @@ class _Child:
         """The next answer, or the limit that ended the child."""
         if not self._ready:
             if self._frame(time.monotonic() + START_SECONDS) is None:
-                self.kill()
+                self._process.wait()
                 raise RuntimeError(f"expected a parser process that starts, got one that ended: {self._last_words()}")
             self._ready = True
         # The child's own timers end it; this one is for a child that is stopped or cannot be scheduled at all.
@@ -334,9 +336,6 @@ class _Child:
         lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
         return lines[-1] if lines else f"exit status {self._process.returncode}, nothing on its standard error"
 
-    def close(self) -> None:
-        self.kill()
-
     def kill(self) -> None:
         """End the child now, whatever it does, and give back what it held."""
         self._process.kill()
@@ -344,6 +343,7 @@ class _Child:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
+        self._stderr.close()
 
 
 def _widen(pipe: int) -> None:

@@ -271,7 +271,7 @@ def gated(payload: bytes, settings: ExtractSettings) -> bytes:
     if tags > settings.max_tags:
         raise Refused("too_many_tags", f"{tags} tags > {settings.max_tags}")
     # No tag can be longer than what lies between two ">".
-    suspicious = max(map(len, payload.split(b">"))) > settings.max_tag_bytes or _MANY_ATTRIBUTES.search(payload)
+    suspicious = max(map(len, payload.split(b">"))) >= settings.max_tag_bytes or _MANY_ATTRIBUTES.search(payload)
     return _gated_tags(payload, settings) if suspicious else payload
 
 
@@ -349,6 +349,8 @@ _BEYOND_WHATWG = {
     "utf-32": "utf-32",
     "x-mac-cyrillic": "mac_cyrillic",
 }
+# Python's codecs are more than charsets (idna, unicode_escape, base64, utf-7): these families alone.
+_CHARSETS = re.compile(r"(?:utf-(?:8|16|32)|ascii|cp\d|iso|koi8|mac|big5|gb|euc|shift|johab|hz|tis|ptcp|kz1048|hp)")
 _MULTIBYTE = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
 
@@ -427,7 +429,7 @@ def _codec(label: str) -> str:
         info = codecs.lookup(name)
     except (LookupError, ValueError):
         return ""
-    return info.name if info._is_text_encoding else ""
+    return info.name if _CHARSETS.match(info.name) else ""
 
 
 def _decoded(payload: bytes, codec: str) -> tuple[str, float]:
@@ -454,6 +456,8 @@ def _zeros(start: bytes) -> str:
 
 _INVALID_BYTES = bytes([*range(9), 0x0B, *range(0x0E, 0x20)])  # what XML 1.0 has no place for
 
+_INVALID_REFERENCE = re.compile(r"&#(?:[xX]0{0,4}[fF]{3}[eEfF]|0{0,4}6553[45]);?")
+
 
 def html_tree(html: str) -> Any:
     """The page as libxml2 reads it (an lxml.html element named html). Raises Refused where there is no page to read, or
@@ -461,6 +465,9 @@ def html_tree(html: str) -> Any:
     from lxml import etree
     from lxml.html import HTMLParser, document_fromstring
 
+    html = _INVALID_REFERENCE.sub("", html)
+    if "\ufffe" in html or "\uffff" in html:
+        html = html.replace("\ufffe", "").replace("\uffff", "")
     payload = html.encode("utf-8", "replace").translate(None, _INVALID_BYTES)
     if not payload.strip():
         raise Refused("empty")
