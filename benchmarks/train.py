@@ -1,0 +1,178 @@
+"""Ten minutes of training against n-gram models that counted exactly the same tokens.
+
+A tokenizer is trained on the text, the text becomes token shards (one document in fifty held out), a small
+GPT-2 is trained, and interpolated bigram and trigram models (Witten-Bell) are counted over the very samples that the
+model saw. All are scored on the same held-out samples, in bits per byte. Runs on CPU or GPU; a killed run goes on.
+
+    python benchmarks/train.py --steps 1500
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import zstandard
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from model.config import ModelSettings, TrainJob, TrainSettings
+from model.data import ShardSettings, TokenBatch, open_shards, write_shards
+from model.evals.ngram import Ngram, bits_per_byte
+from model.loader import Samples, sample_numbers
+from model.train import run, token_bytes, validation_samples
+
+HELD_OUT = 50  # one document in this many, by hash
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    here = Path(__file__).resolve().parents[1]
+    parser.add_argument("--data", type=Path, default=here.parent / "shared" / "data", help="folder of real data")
+    parser.add_argument(
+        "--work", type=Path, default=here / "runs" / "benchmark-train", help="folder for shards and the run"
+    )
+    parser.add_argument("--megabytes", type=int, default=40, help="text to take")
+    parser.add_argument("--vocabulary", type=int, default=4096)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--context", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--micro-batch", type=int, default=16)
+    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="muon")
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"))
+    parser.add_argument("--compile", default="off", choices=("auto", "on", "off"))
+    parser.add_argument("--prepare-only", action="store_true", help="make the token shards and stop")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
+
+    tokens = options.work / "tokens"
+    if not (tokens / "meta.json").is_file():
+        prepare(options.data, tokens, options.megabytes * 1_000_000, options.vocabulary)
+    if options.prepare_only:
+        return 0
+    job = TrainJob(
+        ModelSettings(
+            preset=None, layers=options.layers, width=options.width, heads=options.heads, context=options.context
+        ),
+        TrainSettings(
+            name="benchmark",
+            steps=options.steps,
+            batch_sequences=options.batch,
+            micro_batch=options.micro_batch,
+            optimizer=options.optimizer,
+            learning_rate=options.learning_rate,
+            warmup_steps=min(100, options.steps // 10),
+            dtype=options.dtype,
+            compile=options.compile,
+            schedule="wsd",
+            decay_fraction=0.4,
+            final_learning_rate=0.0,
+            evaluate_every=200,
+            evaluate_sequences=256,
+            checkpoint_every=50,
+            log_every=25,
+            tensorboard=False,
+        ),
+        str(tokens),
+        str(options.work / "run"),
+        str(tokens / "tokenizer.json"),
+    )
+    begun = time.perf_counter()
+    run(job)
+    print(f"trained in {time.perf_counter() - begun:.0f} s")
+    return compare(job)
+
+
+def compare(job: TrainJob) -> int:
+    """Prints the model beside the n-gram models; 0 if it beats both."""
+    summary = json.loads((Path(job.run) / "summary.json").read_text())
+    directory = Path(job.tokens)
+    shards = open_shards(directory, "train")
+    samples = Samples([shard.tokens for shard in shards.shards], job.model.context)
+    seen = summary["steps"] * (job.train.batch_sequences or 1)
+    rows = samples[sample_numbers(0, seen, len(samples), seed=job.train.seed)]
+    held_out = validation_samples(directory, job.model.context)
+    limit = min(len(held_out), job.train.evaluate_sequences or len(held_out))
+    scored = held_out[np.arange(limit)]
+    lengths = token_bytes(directory / "tokenizer.json", shards.vocab_size)
+    assert int(lengths[scored[:, 1:]].sum()) == summary["validation_bytes"]
+    ours = summary["validation_bits_per_byte"]
+    print(f"{rows.size:,} tokens seen in {len(rows):,} samples of {len(samples):,}; {scored[:, 1:].size:,} scored")
+    print(f"{'GPT-2, ' + format(summary['parameters'], ',') + ' parameters':40} {ours:.4f} bits per byte")
+    beaten = True
+    for name, order in (("interpolated bigram", 2), ("interpolated trigram", 3)):
+        theirs = bits_per_byte(Ngram(rows, shards.vocab_size, order), scored, lengths)
+        print(f"{name + ' (Witten-Bell), same tokens':40} {theirs:.4f} bits per byte, ratio {ours / theirs:.3f}")
+        beaten = beaten and ours < theirs
+    return 0 if beaten else 1
+
+
+def prepare(data: Path, tokens: Path, size: int, vocabulary: int) -> None:
+    """Token shards of the first `size` bytes of the Reuters articles, with a tokenizer trained on the train part."""
+    texts: dict[str, list[str]] = {"train": [], "validation": []}
+    for text in read(data / "text", size):
+        held_out = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % HELD_OUT == 0
+        texts["validation" if held_out else "train"].append(text)
+    tokens.mkdir(parents=True, exist_ok=True)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - 1, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts["train"][:: max(1, size // 20_000_000)], trainer)
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    path = tokens / "tokenizer.json"
+    tokenizer.save(str(path))
+    write_shards(
+        tokens,
+        {split: batches(tokenizer, part) for split, part in texts.items()},
+        text_bytes={split: sum(len(text.encode()) for text in part) for split, part in texts.items()},
+        settings=ShardSettings(shard_text_bytes=20_000_000),
+        tokenizer_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        vocab_size=tokenizer.get_vocab_size(),
+        end_of_text=tokenizer.get_vocab_size() - 1,
+    )
+
+
+def read(folder: Path, size: int) -> Iterator[str]:
+    """Articles until `size` bytes of text, each once."""
+    files = sorted(folder.glob("reuters-*.jsonl.zst"))
+    if not files:
+        raise SystemExit(f"error: {folder}: expected reuters-*.jsonl.zst, found none; name the data with --data")
+    seen: set[bytes] = set()
+    for file in files:
+        with zstandard.open(file, "rt", encoding="utf-8") as lines:
+            for line in lines:
+                text = json.loads(line)["text"]
+                digest = hashlib.sha256(text.encode()).digest()
+                if digest in seen:
+                    continue
+                seen.add(digest)
+                size -= len(text.encode())
+                if size < 0:
+                    return
+                yield text
+
+
+def batches(tokenizer: Tokenizer, texts: list[str]) -> Iterator[TokenBatch]:
+    for begin in range(0, len(texts), 1000):
+        part = texts[begin : begin + 1000]
+        ids = [np.array(encoding.ids, np.uint16) for encoding in tokenizer.encode_batch(part)]
+        digests = b"".join(hashlib.sha256(text.encode()).digest()[:16] for text in part)
+        offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
+        yield TokenBatch(np.frombuffer(digests, np.uint8).reshape(-1, 16), np.concatenate(ids), offsets)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
