@@ -50,9 +50,12 @@ class Console:
         logger.propagate = False
         for handler in list(logger.handlers):
             logger.removeHandler(handler)
-        shown = RichHandler(
-            console=self.err, show_path=False, show_level=False, log_time_format="%H:%M:%S", markup=False
-        )
+        shown: logging.Handler
+        if self.err.is_terminal:
+            shown = RichHandler(console=self.err, show_path=False, show_level=False, log_time_format="%H:%M:%S")
+        else:
+            shown = logging.StreamHandler(sys.stderr)
+            shown.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         shown.setLevel(logging.INFO)
         logger.addHandler(shown)
         if file is not None:
@@ -84,6 +87,7 @@ class Console:
                 self._progress.stop()
             self._progress = None
             self._tasks.clear()
+            self._last_line.clear()
             log.debug("%s: %.1f s", name, time.monotonic() - started)
 
     def update(self, what: str, done: int, total: int, note: str = "") -> None:
@@ -94,11 +98,9 @@ class Console:
             self._progress.update(self._tasks[what], completed=done, total=total, note=note)
             return
         now = time.monotonic()
-        if done == total or now - self._last_line.get(what, now - 0.0) >= SECONDS_BETWEEN_LINES:
-            if total:
-                log.info("%s: %s of %s %s", what, f"{done:,}", f"{total:,}", note)
+        if now - self._last_line.setdefault(what, now) >= SECONDS_BETWEEN_LINES:
+            log.info("%s: %s of %s %s", what, f"{done:,}", f"{total:,}", note)
             self._last_line[what] = now
-        self._last_line.setdefault(what, now)
 
     def fail(self, line: str) -> None:
         """The reason of a failure, as one line."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -25,6 +26,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger("webtext.build")
 
 F_SETSIG = 10  # linux: asm-generic/fcntl.h; not in Python's fcntl
 PRELOADED = ["pipelines.steps"]  # imported once by the fork server; workers share its pages
@@ -163,6 +166,8 @@ class LocalEngine:
                         else:
                             retried.add(index)
                             alone.append(index)
+                    elif message[0] == "log":
+                        log.log(message[1], "%s", message[2])
                     elif message[0] == "progress":
                         if self.on_progress:
                             self.on_progress(items[index], message[1], message[2])
@@ -235,6 +240,14 @@ def report(done: int, total: int) -> None:
         _connection.send(("progress", done, total))
 
 
+class _Forward(logging.Handler):
+    """Sends what a worker logs to the parent, whose console and log file it belongs in."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if _connection is not None:
+            _connection.send(("log", record.levelno, record.getMessage()))
+
+
 def die_with(sentinel: int) -> None:
     """Have the kernel kill this process when the pipe `sentinel` is closed at its other end, which is the parent's.
 
@@ -262,6 +275,7 @@ def _work(connection: Connection, lock: Path | None) -> None:
         held = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         fcntl.flock(held, fcntl.LOCK_SH)
     _connection = connection
+    logging.getLogger().addHandler(_Forward(logging.WARNING))
     while True:
         try:
             index, function, item = connection.recv()

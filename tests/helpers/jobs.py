@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -48,6 +49,10 @@ def pid(_: int) -> int:
 def tell(number: int) -> int:
     report(number, 10)
     return number
+
+
+def warn(text: str) -> None:
+    logging.getLogger("webtext.somewhere").warning("%s", text)
 
 
 def sleep_forever(marker: str) -> None:

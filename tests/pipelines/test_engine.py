@@ -66,6 +66,12 @@ def test_progress_reaches_the_parent(engine: LocalEngine) -> None:
     assert seen == [(3, 3, 10)]
 
 
+def test_warnings_of_workers_are_logged_by_the_parent(engine: LocalEngine, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", logger="webtext.build")
+    list(engine.map(jobs.warn, ["the text is too small"]))
+    assert "the text is too small" in caplog.text
+
+
 def test_leaving_a_map_early_leaves_no_work_behind(engine: LocalEngine) -> None:
     for _ in engine.map(jobs.slow_square, list(range(8))):
         break
