@@ -436,11 +436,21 @@ def write_warc(captures: list[Capture], stream: BinaryIO) -> None:
     writer.write_record(info)
     for item in captures:
         http = StatusAndHeaders(item.status, list(item.headers), protocol="HTTP/1.1")
+        http.compute_headers_buffer()
+        headers = {
+            "WARC-Date": item.fetched_at,
+            "WARC-Record-ID": _record_id(item.url),
+            "WARC-Payload-Digest": _digest(item.body),
+            "WARC-Block-Digest": _digest(http.headers_buff + item.body),
+        }
         record = writer.create_warc_record(
-            item.url, "response", payload=io.BytesIO(item.body), http_headers=http,
-            warc_headers_dict={"WARC-Date": item.fetched_at, "WARC-Record-ID": _record_id(item.url)},
-        )  # fmt: skip
+            item.url, "response", io.BytesIO(item.body), len(item.body), http_headers=http, warc_headers_dict=headers
+        )
         writer.write_record(record)
+
+
+def _digest(data: bytes) -> str:
+    return "sha1:" + base64.b32encode(hashlib.sha1(data, usedforsecurity=False).digest()).decode()
 
 
 def _record_id(name: str) -> str:
@@ -602,12 +612,16 @@ def build(directory: Path) -> dict[str, Any]:
     old, new = dump_lines(golds)
     (directory / ARTEFACTS[0]).write_bytes(bz2.compress(b"\n".join(old) + b"\n", 9))
     (directory / ARTEFACTS[1]).write_bytes(compress_like_pushshift(b"\n".join(new) + b"\n"))
-    listed = [gold for gold, *_ in golds if _number("listed " + gold.url) % 12 == 0 and gold.kind == "article"]
+    listed = [
+        (gold, options)
+        for gold, _, options, _ in golds
+        if options.get("posts") == "0" or (_number("listed " + gold.url) % 12 == 0 and gold.kind == "article")
+    ]
     with (directory / "links.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["url", "title"])
-        writer.writerows((gold.url, gold.title) for gold in listed)
-    (directory / "removals.txt").write_text((HERE / "posts" / "removals.txt").read_text(encoding="utf-8"), "utf-8")
+        writer.writerow(["url", "title", "karma"])  # a link without karma is free of the karma rule
+        writer.writerows((gold.url, gold.title, 25 if options.get("posts") == "0" else "") for gold, options in listed)
+    (directory / "removals.txt").write_bytes((HERE / "posts" / "removals.txt").read_bytes())
     with (directory / "pages.warc.gz").open("wb") as stream:
         write_warc(captures, stream)
     with (directory / "gold.jsonl").open("w", encoding="utf-8", newline="\n") as file:
