@@ -4,8 +4,8 @@
 - Formats by suffix: .parquet; .jsonl, .ndjson, .json (one object a line); .txt, .text, .md and files without suffix
   (one document a file, or a line with txt="line"); each of the last two also as .zst, .gz, .bz2, .xz.
 - `name` is what the user calls the document: the value of the id column, else FILE:ROW (FILE as seen from the
-  folder that all inputs share). `id` is the name itself where it is 32 hexadecimal digits, as in this project's corpora, else
-  the first 32 of its SHA-256.
+  folder that all inputs share). `id` is the name itself where it is 32 hexadecimal digits, as in this project's
+  corpora, else the first 32 of its SHA-256.
 - What cannot be read (a broken line, a text that is null or not a string) is handed to `on_bad` and counted there;
   without `on_bad` it is an error. A column that is not there at all is always an error that names the columns that are.
 """
@@ -120,12 +120,14 @@ def read_texts(
     id_column: str | None = None,
     url_column: str = "url",
     txt: Literal["file", "line"] = "file",
+    root: Path | None = None,
     batch_bytes: int = 64 << 20,
     on_bad: Callable[[BadText], None] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Batches of TEXT_SCHEMA, of about `batch_bytes` of text, in the order of the files and of their rows.
 
-    `id_column` defaults to "id" where there is one. A url column that is missing gives nulls.
+    `id_column` defaults to "id" where there is one. A url column that is missing gives nulls. `root` is the folder that
+    names start from, where the files are read a few at a time; it defaults to the one that they share.
     """
     files = expand_paths(paths)
     for path in files:
@@ -134,7 +136,7 @@ def read_texts(
                 f"{path}: expected .parquet, .jsonl or .txt (also .zst, .gz, .bz2, .xz), got another suffix"
             )
     parents = [str(path.absolute().parent) for path in files]
-    root = Path(os.path.commonpath(parents))
+    root = Path(os.path.commonpath(parents)) if root is None else root.absolute()
     columns = _Columns(text_column, id_column, url_column)
     for path in files:
         batch = _Batch(path.absolute().relative_to(root).as_posix(), batch_bytes, on_bad)
@@ -187,16 +189,9 @@ class _Batch:
     def flush(self) -> Iterator[pa.RecordBatch]:
         if self._rows:
             columns = zip(*self._rows, strict=True)
-            arrays = [_strings(column, field) for column, field in zip(columns, TEXT_SCHEMA, strict=True)]
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, TEXT_SCHEMA, strict=True)]
             yield pa.record_batch(arrays, schema=TEXT_SCHEMA)
         self._rows, self._size = [], 0
-
-
-def _strings(values: Sequence[str | None], field: Any) -> Any:
-    try:
-        return pa.array(values, field.type)
-    except UnicodeEncodeError:  # lone surrogates, which JSON can spell and UTF-8 cannot
-        return pa.array([v and v.encode("utf-8", "replace").decode() for v in values], field.type)
 
 
 def _read_parquet(path: Path, columns: _Columns, batch: _Batch) -> Iterator[pa.RecordBatch]:

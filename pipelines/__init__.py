@@ -12,6 +12,8 @@ Workers import it too, and have no use for Luigi: without it nothing is imported
     build     what each stage consists of
     steps     the work: read, call a package, publish
     tasks     Luigi's view of the stages
+    own_text  the stages on a user's own text
+    training  TrainModel and EvaluateModel
     funnel    every link's one outcome
     report    the HTML reports, the dataset card, the manifest
     console   progress and results for people
@@ -21,4 +23,5 @@ Workers import it too, and have no use for Luigi: without it nothing is imported
 import sys
 
 if "luigi" in sys.modules:
-    import pipelines.tasks  # noqa: F401
+    import pipelines.tasks
+    import pipelines.training  # noqa: F401

@@ -44,7 +44,8 @@ GRAPH: dict[str, tuple[str, ...]] = {
     "tokens": ("tokenizer",),
     "overlap/filter": ("corpus",),
     "overlap": ("overlap/filter",),
-    "report": ("tokens", "overlap"),
+    "report/dedup": ("dedup",),
+    "report": ("tokens", "overlap", "report/dedup"),
 }
 """Stage -> the stages it waits for. The order of the keys is an order of work."""
 
@@ -56,6 +57,7 @@ class Build:
     settings: Settings
     on_fetch: Callable[[dict[str, int]], None] | None = None
     stopping: bool = False  # set by a signal: fetching ends at the next chance
+    graph: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: GRAPH)
     _fetched: bool = False
     _complete: dict[str, Records | None] = field(default_factory=dict)  # what was found since the last run
     progress: Callable[[str, str, int, int], None] | None = None  # (stage, phase, done, total)
@@ -77,7 +79,7 @@ class Build:
     def records(self, name: str) -> Records | None:
         """The records of a stage if it and everything upstream is complete now; else None. Cheap when asked again."""
         if name not in self._complete:
-            upstream = all(self.records(one) is not None for one in GRAPH[name])
+            upstream = all(self.records(one) is not None for one in self.graph[name])
             found = self.stage(name).records() if upstream else None
             if name == "pages" and found and not self._fetched and self.settings["fetch"].network:
                 retryable = sum(record.counts["retryable"] for record in found["outcomes"])
@@ -342,9 +344,12 @@ class Build:
             ],
         )
 
-    def _document_files(self) -> Iterator[tuple[Record, Any]]:
-        for record in self.upstream("documents", "extract"):
-            yield record, record.file(f"{record.name}.parquet")
+    def _document_files(self) -> list[tuple[Record, File]]:
+        return [(record, record.file(f"{record.name}.parquet")) for record in self.upstream("documents", "extract")]
+
+    def _survivor_files(self) -> list[tuple[str, File]]:
+        """(stage, file) of the tables of documents that take part in deduplication."""
+        return [("filtered", record.file("survivors-")) for record in self.upstream("filtered", "filter")]
 
     def _dedup(self) -> Stage:
         minhash, dedup = self.settings["minhash"], self.settings["dedup"]
@@ -361,8 +366,8 @@ class Build:
                 inputs.add("signatures", "dedup", record.files[0])
             for _, file in self._document_files():
                 inputs.add("documents", "documents", file)
-            for record in self.upstream("filtered", "filter"):
-                inputs.add("survivors", "filtered", record.file("survivors-"))
+            for stage, survivors in self._survivor_files():
+                inputs.add("survivors", stage, survivors)
             return [inputs.unit("verdicts")]
 
         return Stage(
@@ -417,7 +422,7 @@ class Build:
             ]
 
         def decided(results: Records) -> list[Unit]:
-            sets = self._evaluation_files(settings.evaluation_sets)
+            sets = self.digests_of(settings.evaluation_sets)
             reference = [file.sha256 for record in results.get("reference", []) for file in record.files]
             return [
                 Unit(
@@ -437,7 +442,7 @@ class Build:
             phases.append(Phase("decide", steps.decontaminate_documents, decided, given, modules=("dedup.overlap",)))
         return Stage(self.root, "decontaminated", 1, phases)
 
-    def _evaluation_files(self, paths: Sequence[str]) -> list[str]:
+    def digests_of(self, paths: Sequence[str]) -> list[str]:
         """The digests of all files below evaluation paths, in an order of their own."""
         files = [
             path
@@ -493,21 +498,17 @@ class Build:
             ],
         )
 
-    def corpus_files(self, split: str) -> list[tuple[str, File]]:
-        """(name, file) of the corpus shards of a split."""
-        return [
-            (f"{split}-{record.name}", record.file(f"data/{split}-")) for record in self.upstream("corpus", "shard")
-        ]
+    def corpus_files(self, split: str) -> list[tuple[str, Path, str]]:
+        """(name, path, SHA-256) of the corpus shards of a split."""
+        files = [record.file(f"data/{split}-") for record in self.upstream("corpus", "shard")]
+        return [(Path(file.name).stem, self.root / "corpus" / file.name, file.sha256) for file in files]
 
     def _tokenizer(self) -> Stage:
         settings = self.settings["tokenizer"]
         given = {"tokenizer": settings}
 
         def counted(_: Records) -> list[Unit]:
-            return [
-                Unit(name, (self.root / "corpus" / file.name,), (file.sha256,))
-                for name, file in self.corpus_files("train")
-            ]
+            return [Unit(name, (path,), (digest,)) for name, path, digest in self.corpus_files("train")]
 
         def trained(results: Records) -> list[Unit]:
             inputs = Inputs(self.root)
@@ -562,13 +563,13 @@ class Build:
             return [
                 Unit(
                     name,
-                    (self.root / "corpus" / file.name,),
-                    (file.sha256,),
+                    (path,),
+                    (digest,),
                     {**facts(), "num_shards": count(split)},
                     {"tokenizer": folder},
                 )
                 for split in SPLITS
-                for name, file in self.corpus_files(split)
+                for name, path, digest in self.corpus_files(split)
             ]
 
         def sharded(results: Records) -> list[Unit]:
@@ -609,13 +610,13 @@ class Build:
             return [
                 Unit(
                     f"{protocol}-{name}",
-                    (self.root / "corpus" / file.name,),
-                    (file.sha256,),
+                    (path,),
+                    (digest,),
                     {"protocol": protocol},
                     extras,
                 )
                 for protocol in settings.protocols
-                for name, file in self.corpus_files("train")
+                for name, path, digest in self.corpus_files("train")
             ]
 
         def filled(results: Records) -> list[Unit]:
@@ -652,11 +653,11 @@ class Build:
         gpt2 = self.settings["corpus"].gpt2_vocabulary
 
         def what() -> tuple[dict[str, Any], dict[str, Any]]:
-            digests = [*self._evaluation_files(settings.evaluation_sets), *(file.sha256 for _, file in validation)]
+            digests = [*self.digests_of(settings.evaluation_sets), *(digest for _, _, digest in validation)]
             arguments = {"sets": hashlib.sha256("".join(digests).encode()).hexdigest()}
             extras = {
                 "evaluation_sets": settings.evaluation_sets,
-                "validation": tuple(str(self.root / "corpus" / file.name) for _, file in validation),
+                "validation": tuple(str(path) for _, path, _ in validation),
                 "gpt2_vocabulary": gpt2,
             }
             return arguments, extras
@@ -664,8 +665,7 @@ class Build:
         def matched(_: Records) -> list[Unit]:
             arguments, extras = what()
             return [
-                Unit(name, (self.root / "corpus" / file.name,), (file.sha256,), arguments, extras)
-                for name, file in self.corpus_files("train")
+                Unit(name, (path,), (digest,), arguments, extras) for name, path, digest in self.corpus_files("train")
             ]
 
         def reported(results: Records) -> list[Unit]:
@@ -684,6 +684,20 @@ class Build:
             match = Phase("match", steps.match_shard, matched, given, modules=kernels, estimate_bytes=2 << 30)
             phases.insert(0, match)
         return Stage(self.root, "overlap", 1, phases)
+
+    def _report_dedup(self) -> Stage:
+        given = {"dedup": self.settings["dedup"], "minhash": self.settings["minhash"]}
+
+        def units(_: Records) -> list[Unit]:
+            inputs = Inputs(self.root)
+            for decided in self.upstream("dedup", "decide"):
+                inputs.add("verdicts", "dedup", decided.file("verdicts"))
+                inputs.add("pairs", "dedup", decided.file("pairs"))
+            for _record, file in self._document_files():
+                inputs.add("documents", "documents", file)
+            return [inputs.unit("report")]
+
+        return Stage(self.root, "report/dedup", 1, [Phase("report", steps.report_duplicates, units, given)])
 
     def _report(self) -> Stage:
         def units(_: Records) -> list[Unit]:

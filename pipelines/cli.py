@@ -159,10 +159,10 @@ def _places(build: Build, id: str) -> Iterator[tuple[str, str]]:
         fate = "kept" if row["kept"] else f"{row['reason']} duplicate of {row['duplicate_of']}"
         yield "duplicates", f"{fate}; component {row['component']}"
     for split in SPLITS:
-        for _, file in build.corpus_files(split):
-            for row in rows_of(build.root / "corpus" / file.name, id):
+        for name, path, _ in build.corpus_files(split):
+            for row in rows_of(path, id):
                 title = row["title"] or "no title"
-                yield "corpus", f"{split}, {file.name}: {row['num_words']:,} words, {row['language']}, {title}"
+                yield "corpus", f"{split}, {name}: {row['num_words']:,} words, {row['language']}, {title}"
                 if (build.root / "tokens" / "meta.json").is_file():
                     from model import data
 
@@ -188,8 +188,7 @@ def sample(build: Build, arguments: argparse.Namespace, console: Console) -> int
     if not files:
         raise ValueError(f"{build.root}: expected a built corpus, found none; run luigi --module pipelines BuildCorpus")
     chosen: list[tuple[int, Path, str]] = []
-    for _, file in files:
-        path = build.root / "corpus" / file.name
+    for _, path, _ in files:
         column = storage.read_table(path, ["id"]).column("id")
         if len(column):
             keys = order_keys(steps.id_bytes(column), arguments.seed).tolist()
@@ -220,8 +219,8 @@ def trace(build: Build, arguments: argparse.Namespace, console: Console) -> int:
     after = tokenizer.decode(shards.read(arguments.position + 1, around.stop - arguments.position - 1).tolist())
     console.print(f"document    {span.id}, tokens {span.start:,} to {span.end:,} of {arguments.split}")
     console.print(f"text        {escape(repr(before))} >>> {escape(repr(here))} <<< {escape(repr(after))}")
-    for _, file in build.corpus_files(arguments.split):
-        for row in rows_of(build.root / "corpus" / file.name, span.id):
+    for _, path, _ in build.corpus_files(arguments.split):
+        for row in rows_of(path, span.id):
             console.print(f"url         {escape(row['url'])}")
             console.print(
                 f"post        {row['post_id']} in r/{row['subreddit']}, karma {row['karma']}, {row['created_at']}"

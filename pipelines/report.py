@@ -13,3 +13,8 @@ def write(root: Path, folder: Path, *, settings: Mapping[str, Any], domains: str
     """Write the report of the build in `root` into `folder`."""
     rows = funnel.table(funnel.funnel(root), funnel.split_sizes(root))
     storage.write_json(folder / "funnel.json", rows)
+
+
+def write_dedup(inputs: Mapping[str, list[Path]], folder: Path, dedup: Any, minhash: Any) -> dict[str, Any]:
+    """Write the report on duplicates into `folder`; its main numbers."""
+    return {}

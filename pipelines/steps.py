@@ -458,6 +458,78 @@ def write_corpus_shard(work: Work) -> Counts:
     return {"links": len(link_of), "outcomes": dict(sorted(counts.items())), "splits": sizes}
 
 
+# A user's own text ---------------------------------------------------------------------------------------------------
+
+
+def import_texts(work: Work) -> Counts:
+    """One file of somebody's text -> documents as ExtractText writes them, and all of them survivors."""
+    from dedup import texts
+
+    arguments = work.unit.arguments
+    drops: list[Drop] = []
+    survivors: list[Any] = []
+
+    def bad(one: texts.BadText) -> None:
+        drops.append(Drop("bad_text", f"{one.path} row {one.row}: {one.reason}"))
+
+    def documents() -> Iterator[Any]:
+        batches = texts.read_texts(
+            [work.unit.inputs[0]],
+            text_column=arguments["text_column"],
+            id_column=arguments["id_column"],
+            root=Path(work.unit.extras["folder"]),
+            on_bad=bad,
+        )
+        for batch in batches:
+            rows = batch.num_rows
+            column = batch.column("text")
+            words = pa.array([len(text.split()) for text in column.to_pylist()], pa.int32())
+            values = {
+                "id": batch.column("id"),
+                "url": pc.coalesce(batch.column("url"), batch.column("name")),
+                "text": column,
+                "language": pa.repeat("und", rows),
+                "language_score": pa.repeat(pa.scalar(0.0, pa.float32()), rows),
+                "fetched_at": pa.repeat(pa.scalar(0, pa.int64()), rows),
+                "extractor": pa.repeat("none", rows),
+                "num_words": words,
+                "num_bytes": pc.cast(pc.binary_length(column), pa.int32()),
+            }
+            columns = [values.get(one.name, pa.nulls(rows, one.type)) for one in records.DOCUMENT_SCHEMA]
+            times = pa.nulls(rows, pa.int64())
+            survivors.append(
+                pa.record_batch(
+                    [values["id"], pa.repeat(pa.scalar(0, pa.int64()), rows), words, times], schema=SURVIVOR_SCHEMA
+                )
+            )
+            yield pa.record_batch(columns, schema=records.DOCUMENT_SCHEMA)
+
+    count = work.table(f"{work.unit.name}.parquet", records.DOCUMENT_SCHEMA, documents())
+    work.table(f"survivors-{work.unit.name}.parquet", SURVIVOR_SCHEMA, survivors)
+    work.drops([drop_batch("documents", drops)])
+    return {"documents": count}
+
+
+def clean_documents(work: Work) -> Counts:
+    """One segment's documents without what decontamination drops, and with what it cuts cut out."""
+    documents, verdicts = work.unit.inputs
+    verdict_of = {row["id"]: row for row in storage.read_table(verdicts, ["id", "action", "text"]).to_pylist()}
+
+    def cleaned() -> Iterator[Any]:
+        for batch in storage.read_batches(documents, batch_rows=DOCUMENT_BATCH):
+            rows = []
+            for row in batch.to_pylist():
+                verdict = verdict_of.get(row["id"])
+                if verdict is None:
+                    rows.append(row)
+                elif verdict["action"] == "cut":
+                    text = verdict["text"]
+                    rows.append(row | {"text": text, "num_words": len(text.split()), "num_bytes": len(text.encode())})
+            yield pa.RecordBatch.from_pylist(rows, schema=records.DOCUMENT_SCHEMA)
+
+    return {"documents": work.table(f"clean/{work.unit.name}.parquet", records.DOCUMENT_SCHEMA, cleaned())}
+
+
 # dedup/ --------------------------------------------------------------------------------------------------------------
 
 
@@ -820,6 +892,14 @@ def report_overlap(work: Work) -> Counts:
     for name, table_ in zip(tables._fields, tables, strict=True):
         work.table(f"{name}.parquet", table_.schema, [table_])
     return {"sets": len({row["set"] for row in tables.rows.to_pylist()})}
+
+
+def report_duplicates(work: Work) -> Counts:
+    """Verdicts and pairs -> report/dedup/index.html and its numbers."""
+    from pipelines import report as reports
+
+    with work.files() as folder:
+        return reports.write_dedup(inputs_by_kind(work), folder, work.settings["dedup"], work.settings["minhash"])
 
 
 # report/ -------------------------------------------------------------------------------------------------------------

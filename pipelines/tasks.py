@@ -26,6 +26,7 @@ from pipelines import config, funnel
 from pipelines.build import GRAPH, Build
 from pipelines.console import Console
 from pipelines.engine import LocalEngine
+from pipelines.own_text import OwnText
 from pipelines.stage import SEAL, BusyError, Root, StageError
 
 log = logging.getLogger("webtext.build")
@@ -49,6 +50,12 @@ class Session:
         self.root = Root(self.build.root)
         self.summarised = False
         self._engine: LocalEngine | None = None
+
+    @functools.cache  # noqa: B019 - one session a process
+    def own_text(self, patterns: str, text_column: str, id_column: str) -> OwnText:
+        """The build of a user's own text."""
+        paths = tuple(part.strip() for part in patterns.split(",") if part.strip())
+        return OwnText(self.build.settings, patterns=paths, text_column=text_column, id_column=id_column or None)
 
     def engine(self) -> LocalEngine:
         """The engine, started at the first stage that has work, in a root that nobody else works in."""
@@ -101,16 +108,19 @@ class StageTask(luigi.Task):
 
     stage: ClassVar[str]
 
+    def build(self) -> Build:
+        return session().build
+
     def requires(self) -> list[luigi.Task]:
         return [STAGES[name]() for name in GRAPH[self.stage]]
 
     def output(self) -> luigi.LocalTarget:
-        path = session().build.root / self.stage / SEAL
+        path = self.build().root / self.stage / SEAL
         return luigi.LocalTarget(str(path))  # type: ignore[no-untyped-call]
 
     def complete(self) -> bool:
         with one_line():
-            return session().build.is_complete(self.stage)
+            return self.build().is_complete(self.stage)
 
     def run(self) -> None:
         current = session()
@@ -122,19 +132,59 @@ class StageTask(luigi.Task):
             if self.set_status_message is not None:
                 self.set_status_message(f"{phase}: {done} of {total} units")
 
-        try:
+        with one_line_failure(self.stage):
             engine = current.engine()
-            current.build.progress = progress
+            build = self.build()
+            build.progress = progress
             engine.on_progress = lambda job, done, total: current.console.update(job[1].unit.name, done, total)
             with current.console.stage(self.stage):
-                current.build.run(self.stage, engine)
-        except KeyboardInterrupt:
-            current.console.fail(f"{self.stage}: stopped; what is done is kept, the same command goes on from here")
-            sys.stderr.flush()
-            os._exit(130)
-        except EXPECTED_ERRORS as error:
-            current.console.fail(f"{self.stage}: {error}")
-            raise
+                build.run(self.stage, engine)
+
+
+@contextmanager
+def one_line_failure(what: str) -> Iterator[None]:
+    """Say in one line why a task failed or was stopped; Luigi then makes the exit status of it."""
+    console = session().console
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.fail(f"{what}: stopped; what is done is kept, the same command goes on from here")
+        sys.stderr.flush()
+        os._exit(130)
+    except EXPECTED_ERRORS as error:
+        console.fail(f"{what}: {error}")
+        raise
+
+
+class TextTask(StageTask):
+    """A stage that also runs on somebody's own text: no Reddit stage is asked for then."""
+
+    input: str = luigi.Parameter(  # type: ignore[assignment]  # hides Task.input(), which nothing here uses
+        default="", description="files, folders or globs of Parquet, JSONL or txt, separated by commas; no links then"
+    )
+    text_column: str = luigi.Parameter(default="text", description="the column or field of the text")
+    id_column: str = luigi.Parameter(default="", description="the column or field of the name; empty: id, or the row")
+
+    def build(self) -> Build:
+        if not self.input:
+            return session().build
+        return session().own_text(self.input, self.text_column, self.id_column)
+
+    def requires(self) -> list[luigi.Task]:
+        if not self.input:
+            return super().requires()
+        given = {"input": self.input, "text_column": self.text_column, "id_column": self.id_column}
+        return [OwnTextStage(name=name, **given) for name in self.build().graph[self.stage]]
+
+
+class OwnTextStage(TextTask):
+    """A stage on the way from a user's own text to a report."""
+
+    name: str = luigi.Parameter()
+
+    @property
+    def stage(self) -> str:  # type: ignore[override]
+        return self.name
 
 
 class CollectLinks(StageTask):
@@ -167,13 +217,13 @@ class FilterDocuments(StageTask):
     stage = "filtered"
 
 
-class Deduplicate(StageTask):
+class Deduplicate(TextTask):
     """Signatures and verdicts -> dedup/"""
 
     stage = "dedup"
 
 
-class Decontaminate(StageTask):
+class Decontaminate(TextTask):
     """Evaluation n-grams and reference corpora -> decontaminated/"""
 
     stage = "decontaminated"
@@ -197,16 +247,22 @@ class TokenizeCorpus(StageTask):
     stage = "tokens"
 
 
-class BuildOverlapFilter(StageTask):
+class BuildOverlapFilter(TextTask):
     """The train split's n-grams in Bloom filters, where [overlap] mode = bloom -> overlap/filter/"""
 
     stage = "overlap/filter"
 
 
-class OverlapReport(StageTask):
+class OverlapReport(TextTask):
     """Which n-grams of evaluation sets the train split holds -> overlap/"""
 
     stage = "overlap"
+
+
+class DedupReport(TextTask):
+    """Duplicates: counts, clusters, similarities, the largest quoted -> report/dedup/"""
+
+    stage = "report/dedup"
 
 
 class CorpusReport(StageTask):
@@ -264,6 +320,7 @@ STAGES: dict[str, type[StageTask]] = {
         TokenizeCorpus,
         BuildOverlapFilter,
         OverlapReport,
+        DedupReport,
         CorpusReport,
     )
 }
