@@ -731,8 +731,9 @@ class PartitionedBloomFilter:
 
         The bits say nothing about how many hashes the two share, so the count of each partition is estimated from the
         share of its bits that are set (standard error about 0.2% of a full partition), never below the larger nor
-        above the sum; where one holds the other it is exact. Exact counts come from building again from the spills of both. Raises ValueError where the
-        shapes differ, or where a partition's union is over its capacity.
+        above the sum; where one holds the other it is exact. Counts that are always exact come from building again
+        from the spills of both. Raises ValueError where the shapes differ, or where a partition's union is over its
+        capacity.
         """
         shapes = [
             (f.plan.error_rate, f.plan.partition_bits, f.plan.partition_capacity, f.plan.num_files)
