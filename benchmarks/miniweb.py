@@ -79,7 +79,11 @@ class Shares:
 
 @dataclass(slots=True)
 class Truth:
-    """What was planted. Pages are counted by kind, posts by kind; `selected` are the pages that pass karma >= 3."""
+    """What was planted, pages and posts by kind. `selected` are the pages that pass karma >= 3 per post.
+
+    Posts that are `over_18` or `removed` lead to hosts of their own that no archive holds; where a build's settings let
+    them in, it selects that many links more.
+    """
 
     num_links: int = 0
     num_pages: int = 0
@@ -200,7 +204,7 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
             raw = stack.enter_context(zstandard.ZstdDecompressor(max_window_size=2**31).stream_reader(raw))
         elif path.suffix == ".gz":
             raw = stack.enter_context(gzip.GzipFile(fileobj=raw))
-        for line in io.TextIOWrapper(raw, "utf-8"):
+        for line in stack.enter_context(io.TextIOWrapper(raw, "utf-8")):
             if line.strip():
                 yield json.loads(line)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -363,3 +364,42 @@ def test_a_cut_body_is_refused_by_its_own_codec(captures: list[Capture]) -> None
     cut = next(item for item in captures if item.url.endswith("/cut"))
     with pytest.raises(DecodeError):
         decode(cut.body, "gzip", MAX_DECODED_BYTES)
+
+
+# The paper's settings -------------------------------------------------------------------------------------------------
+
+
+def settings_of_webtext_cfg(folder: Path, more: str) -> subprocess.CompletedProcess[str]:
+    """The settings that a build with examples/webtext.cfg has, as JSON, read by a process of its own."""
+    text = (MINIWEB.parent / "webtext.cfg").read_text(encoding="utf-8").replace("network = true\n", f"{more}\n")
+    (folder / "webtext.cfg").write_text(text, encoding="utf-8")
+    program = (
+        "import dataclasses, json, pipelines.tasks\n"
+        "from pipelines.config import SECTIONS, read_settings\n"
+        "found = read_settings()\n"
+        "print(json.dumps({name: dataclasses.asdict(found[name]) for name in SECTIONS}))\n"
+    )
+    environment = os.environ | {"LUIGI_CONFIG_PATH": str(folder / "webtext.cfg")}
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=MINIWEB.parents[1], env=environment
+    )
+
+
+def test_webtext_cfg_gives_the_papers_settings_over_those_of_the_miniature_web(tmp_path: Path) -> None:
+    answer = settings_of_webtext_cfg(tmp_path, "network = true\ncontact = https://example.org/crawler")
+    assert answer.returncode == 0, answer.stderr
+    found = json.loads(answer.stdout)
+    assert (found["select"]["min_karma"], found["select"]["karma_rule"]) == (3, "max")
+    assert found["select"]["until"] == "2017-12-31"
+    assert found["select"]["allow_wikipedia"] is False
+    assert found["filter"]["languages"] == ["en"]
+    assert found["corpus"]["validation_fraction"] == 0.05
+    assert found["tokenizer"]["vocab_size"] == 50257
+    assert (found["model"]["preset"], found["model"]["layers"], found["model"]["context"]) == ("gpt2", None, 1024)
+    assert "miniweb" not in answer.stdout
+
+
+def test_webtext_cfg_asks_for_a_contact_before_it_fetches_from_anyone(tmp_path: Path) -> None:
+    answer = settings_of_webtext_cfg(tmp_path, "network = true")
+    assert answer.returncode != 0
+    assert "[fetch] contact: expected a mail address or a URL" in answer.stderr.splitlines()[-1]
