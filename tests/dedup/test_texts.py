@@ -95,7 +95,8 @@ def test_a_plain_file_is_one_document_or_one_a_line(tmp_path: Path) -> None:
 
 def test_broken_records_are_counted_and_the_others_read(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(
-        b'{"text": "good"}\n{"text": "cut off\n[1]\n{"text": null}\n{"text": 5}\n{"text": "\\ud800 lone"}\n\xff\xfe\n{"text": "last"}'
+        b'{"text": "good"}\n{"text": "cut off\n[1]\n{"text": null}\n{"text": 5}\n'
+        b'{"text": "\\ud800 lone"}\n\xff\xfe\n{"text": "last"}'
     )
     bad: list[BadText] = []
     assert [row["text"] for row in rows(tmp_path / "a.jsonl", on_bad=bad.append)] == ["good", "last"]
