@@ -3,7 +3,7 @@
     python benchmarks/links.py decode [--data DIR]     NDJSON -> Parquet, beside json in the same run
     python benchmarks/links.py stream [--gigabytes 5]  a synthetic dump, made while it is read: memory over time
     python benchmarks/links.py urls [--data DIR]       canonical_url and the rest of the map side, beside w3lib
-    python benchmarks/links.py shuffle [--links 50e6]  synthetic links through partitions and reduce: peak memory, links/s
+    python benchmarks/links.py shuffle [--links 50e6]  synthetic links through partitions and reduce: peak memory
     python benchmarks/links.py all                     each of them, small
 
 Figures are of one core: CPU seconds of this process, the best of several repeats where the work is short.
@@ -133,7 +133,8 @@ def decode(options: argparse.Namespace) -> None:
         ]:
             seconds = ours_seconds if work is None else best_cpu(work, options.repeats)
             print(
-                f"{label:48} {size / seconds:7.0f} MB/s  {seconds / lines * 1e6:6.2f} us/line  x{seconds / ours_seconds:.2f}"
+                f"{label:48} {size / seconds:7.0f} MB/s  {seconds / lines * 1e6:6.2f} us/line  "
+                f"x{seconds / ours_seconds:.2f}"
             )
         reader = zstandard.ZstdDecompressor().decompress
         packed_bytes = packed.read_bytes()
@@ -160,8 +161,8 @@ def stream(options: argparse.Namespace) -> None:
         assert rows == summary.lines
         print(
             f"{kind}: {summary.size_bytes / 1e9:.1f} GB, {summary.lines} lines in {time.perf_counter() - start:.0f} s, "
-            f"{summary.size_bytes / cpu / 1e6:.0f} MB/s of CPU; RSS at each half gigabyte {' '.join(f'{m:.0f}' for m in marks)} MB, "
-            f"peak {peak_mb():.0f} MB"
+            f"{summary.size_bytes / cpu / 1e6:.0f} MB/s of CPU; RSS at each half gigabyte "
+            f"{' '.join(f'{m:.0f}' for m in marks)} MB, peak {peak_mb():.0f} MB"
         )
 
 
@@ -247,7 +248,7 @@ def urls(options: argparse.Namespace) -> None:
 
 
 def shuffle(options: argparse.Namespace) -> None:
-    """Map: keyed rows, one Parquet per million whose row groups are the partitions. Reduce: a partition of every file."""
+    """Map: keyed rows, a Parquet per million whose row groups are the partitions. Reduce: a partition of every file."""
     total, per_file = int(options.links), 1_000_000
     partitions = max(1, total // 500_000)
     chosen = SelectSettings()
@@ -289,8 +290,8 @@ def shuffle(options: argparse.Namespace) -> None:
         assert links + drops == total
         print(
             f"{total} submissions -> {links} links + {drops} drops; key_submissions {keyed_seconds * 1e6:.1f} us each "
-            f"({total * keyed_seconds:.0f} s of one core); making and partitioning {mapped:.0f} s, peak {map_peak:.0f} MB; "
-            f"reduce {time.perf_counter() - start:.0f} s, {total / seconds / 1e3:.0f} k submissions/s of CPU, "
+            f"({total * keyed_seconds:.0f} s of one core); making and partitioning {mapped:.0f} s, peak {map_peak:.0f} MB;"
+            f" reduce {time.perf_counter() - start:.0f} s, {total / seconds / 1e3:.0f} k submissions/s of CPU, "
             f"{partitions} partitions; peak RSS {peak_mb():.0f} MB"
         )
 

@@ -33,7 +33,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import msgspec
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import zstandard
 
 from webtext.records import DROP_SCHEMA, SUBMISSION_SCHEMA, Drop, drop_batch
@@ -60,6 +62,7 @@ LIST_PREFIX = "list:"  # of the post ids of URL lists
 BLOCK_BYTES = 1 << 20  # decoded at once: with its structs it stays in the L2 and L3 cache
 MAX_LINE_BYTES = 16 << 20  # the longest real submissions have 0.3 MB
 ZSTD_MAX_WINDOW = 1 << 31
+LINE_FEED = 10
 
 Listing = Literal["hot", "new", "rising", "top", "controversial"]
 LISTINGS = ("hot", "new", "rising", "top", "controversial")
@@ -294,10 +297,28 @@ def _build(records: list[_Line], drops: list[Drop]) -> SubmissionBatch:
             pa.array(urls, pa.string()),
             pa.array([record.score for record in links], pa.int32()),
             _times([record.created_utc for record in links]),
-            _times([_retrieved(record) for record in links]),
+            _times(
+                [
+                    record.retrieved_on
+                    if record.meta is None and record.retrieved_on is not None
+                    else _retrieved(record)
+                    for record in links
+                ]
+            ),
             pa.array([record.subreddit for record in links], pa.string()),
             pa.array([record.over_18 is True for record in links], pa.bool_()),
-            pa.array([_is_removed(record) for record in links], pa.bool_()),
+            pa.array(
+                [
+                    (
+                        record.removed_by_category is not None
+                        or record.is_robot_indexable is False
+                        or record.meta is not None
+                    )
+                    and _is_removed(record)
+                    for record in links
+                ],
+                pa.bool_(),
+            ),
         ],
         schema=SUBMISSION_SCHEMA,
     )
@@ -315,11 +336,17 @@ def _build(records: list[_Line], drops: list[Drop]) -> SubmissionBatch:
 
 
 def _post_ids(ids: list[Any]) -> pa.Array:
-    return pa.array([name if name[2:3] != "_" else name.removeprefix("t3_") for name in ids], pa.string())
+    names = pa.array(ids, pa.string())
+    if pc.any(pc.starts_with(names, "t3_")).as_py():
+        names = pc.replace_substring_regex(names, "^t3_", "")
+    return names
 
 
 def _times(values: list[_Number]) -> pa.Array:
-    return pa.array([value if type(value) is int else _whole(value) for value in values], pa.int64())
+    try:
+        return pa.array(values, pa.int64())
+    except (ValueError, TypeError):  # strings (2014-01 to 2015-11) or fractions
+        return pa.array([value if type(value) is int else _whole(value) for value in values], pa.int64())
 
 
 def _combined(batches: list[SubmissionBatch]) -> SubmissionBatch:
@@ -367,7 +394,7 @@ def read_dump(
 class _Block:
     """Whole lines; or, where `problem` says why, one that cannot be had."""
 
-    data: bytes
+    data: bytes | memoryview
     size_bytes: int
     problem: str | None = None
     truncated_at: int | None = None
@@ -389,14 +416,14 @@ def _read_block(
     if not block.last:
         try:
             records = decoder.decode_lines(block.data)
-            if len(records) == block.data.count(b"\n"):
+            if len(records) == np.count_nonzero(np.frombuffer(block.data, np.uint8) == LINE_FEED):
                 batch = _build(records, [])
                 summary.lines += len(records)
                 return batch, len(records)
         except _BLOCK_ERRORS:
             pass  # somewhere in it is a line that wants a closer look
     records, drops = [], []
-    lines = block.data.split(b"\n")
+    lines = bytes(block.data).split(b"\n")
     if not block.last:
         lines.pop()  # what follows the last line feed
     for i, text in enumerate(lines):
@@ -460,7 +487,7 @@ def _blocks(chunks: Iterator[bytes]) -> Iterator[_Block]:
         data = b"".join(parts)
         end = data.rfind(b"\n") + 1
         if end:
-            yield _Block(data[:end], end)
+            yield _Block(memoryview(data)[:end], end)
         rest = data[end:]
         parts, size = [rest] if rest else [], len(rest)
         if size > MAX_LINE_BYTES:
@@ -694,7 +721,7 @@ def _text_lines(path: Path, summary: ReadSummary) -> Iterator[tuple[int, bytes |
             yield line, Drop(reason, f"line {line}: {block.problem}")
             line += 1
             continue
-        lines = block.data.split(b"\n")
+        lines = bytes(block.data).split(b"\n")
         if not block.last:
             lines.pop()
         for text in lines:

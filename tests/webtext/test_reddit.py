@@ -128,7 +128,7 @@ PARENT = {"id": "p", "url": "https://example.com/parent", "is_self": False, "dom
         ({"is_self": None}, "url", "http://example.com/story"),
         ({"is_self": ...}, "url", "http://example.com/story"),
         ({"url": "http://a.com/?x=1&amp;y=&lt;2&gt;"}, "url", "http://a.com/?x=1&y=<2>"),
-        ({"url": "http://a.com/?x=&amp;lt;"}, "url", "http://a.com/?x=&lt;"),
+        ({"url": "http://a.com/?x=&amp;lt;&amp;gt;"}, "url", "http://a.com/?x=&lt;&gt;"),
         ({"url": "http://a.com/?x=&copy;"}, "url", "http://a.com/?x=&copy;"),
         ({"url": "/r/x/comments/1/", "url_overridden_by_dest": "https://a.com/dest"}, "url", "https://a.com/dest"),
         ({"url": "https://a.com/dest", "url_overridden_by_dest": "https://a.com/dest"}, "url", "https://a.com/dest"),
