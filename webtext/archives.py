@@ -673,7 +673,7 @@ class ArchiveIndex:
         self.archives = tuple(archives)
         self.damage = tuple(damage)
         self._tables = tuple(tables)
-        keys = [_keys(table["id"]) for table in tables]
+        keys = [id_keys(table["id"]) for table in tables]
         sizes = [len(part) for part in keys]
         key = np.concatenate(keys) if keys else np.zeros(0, np.uint64)
         order = np.argsort(key, kind="stable")
@@ -688,7 +688,7 @@ class ArchiveIndex:
         """The capture that answers each of `ids` (32 hex digits), or None."""
         if not len(ids) or not len(self):
             return [None] * len(ids)
-        keys = _keys(pa.array(ids, pa.string()))
+        keys = id_keys(pa.array(ids, pa.string()))
         low = np.searchsorted(self._key, keys, "left")
         high = np.searchsorted(self._key, keys, "right")
         hits = np.flatnonzero(high > low).tolist()
@@ -845,7 +845,7 @@ def _document_id(url: str) -> str | None:
         return None
 
 
-def _keys(ids: Any) -> npt.NDArray[np.uint64]:
+def id_keys(ids: Any) -> npt.NDArray[np.uint64]:
     """The first 16 of each id's hex digits as numbers."""
     chunks = ids.chunks if isinstance(ids, pa.ChunkedArray) else [ids]
     parts = [

@@ -35,6 +35,7 @@ import urllib3
 
 from webtext import archives, robots
 from webtext.archives import REDIRECTS, Capture, Headers, header
+from webtext.commoncrawl import Remote, open_capture
 from webtext.guard import BlockedError, Budget, Guard
 
 FINAL: Final = frozenset(
@@ -84,6 +85,20 @@ class FetchSettings:
     )
     network: bool = field(
         default=False, metadata={"help": "fetch what no archive holds from the web; needs contact", "bytes": False}
+    )
+    common_crawl: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "CDXJ index files (globs); their captures are read before the live web, if network is on",
+            "bytes": False,
+        },
+    )
+    common_crawl_url: str = field(
+        default="https://data.commoncrawl.org/",
+        metadata={"help": "where the WARC files that those indexes name are read from", "bytes": False},
+    )
+    common_crawl_delay_seconds: float = field(
+        default=0.1, metadata={"help": "wait between requests to that server", "bytes": False}
     )
     contact: str = field(
         default="",
@@ -152,7 +167,13 @@ class FetchSettings:
             _expect(getattr(self, name) >= 1, name, "a whole number of at least 1", getattr(self, name))
         for name in ("segment_minutes", "connect_seconds", "deadline_seconds"):
             _expect(getattr(self, name) > 0, name, "a number above 0", getattr(self, name))
-        for name in ("per_host_delay_seconds", "max_crawl_delay_seconds", "max_redirects", "retries"):
+        for name in (
+            "per_host_delay_seconds",
+            "common_crawl_delay_seconds",
+            "max_crawl_delay_seconds",
+            "max_redirects",
+            "retries",
+        ):
             _expect(getattr(self, name) >= 0, name, "a number of at least 0", getattr(self, name))
         _expect(bool(self.content_types), "content_types", "at least one media type", "none")
         _expect(
@@ -201,6 +222,7 @@ class Job:
     row: int
     url: str
     attempts: int = 0
+    remote: Remote | None = None  # a capture to read instead of the page itself, which is asked where that is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +241,7 @@ class Fetched:
     payload_sha256: str | None = None
     payload_bytes: int | None = None
     fetched_at: int = 0
+    source: str = "network"  # or "commoncrawl"
     record: bytes = b""  # the capture as a WARC record, where the outcome is "ok"
 
 
@@ -423,11 +446,12 @@ DOWN_HOSTS: Final = 20
 class _Task:
     """A link on its way, perhaps through redirects."""
 
-    __slots__ = ("job", "permanent", "seconds", "tries", "url", "visited")
+    __slots__ = ("job", "permanent", "remote", "seconds", "tries", "url", "visited")
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, base: str) -> None:
         self.job = job
-        self.url = job.url
+        self.remote = job.remote
+        self.url = job.url if job.remote is None else urljoin(base, job.remote.filename)
         self.visited: list[str] = []
         self.permanent = True
         self.seconds = 0.0
@@ -497,7 +521,7 @@ class Fetcher:
                 batch = list(itertools.islice(jobs, 256))
                 drawn_all = not batch
                 for job in batch:
-                    self._enqueue(_Task(job))
+                    self._enqueue(_Task(job, self._settings.common_crawl_url))
             wait = self._dispatch()
             yield from self._take_ready()
             if drawn_all and not self._queued and not self._busy:
@@ -593,7 +617,7 @@ class Fetcher:
                 self._pop(host)
             elif host.name in self._down:
                 self._result(self._pop(host), "host_down", f"{self._settings.host_failures} failures in a row")
-            elif not self._settings.robots:
+            elif not self._settings.robots or task.remote is not None:
                 break
             elif rules is None:
                 self._hand_out(host, task, True)
@@ -607,6 +631,11 @@ class Fetcher:
         if host.queue:
             self._hand_out(host, self._pop(host), False)
 
+    def _delay(self, task: _Task) -> float:
+        if task.remote is not None:
+            return self._settings.common_crawl_delay_seconds
+        return self._settings.per_host_delay_seconds
+
     def _pop(self, host: _Host) -> _Task:
         self._queued -= 1
         return host.queue.popleft()
@@ -616,7 +645,7 @@ class Fetcher:
         self._busy += 1
         if for_robots:
             host.busy += self._settings.per_host_concurrency  # no page before its rules are known
-        host.next_at = self._now() + self._settings.per_host_delay_seconds
+        host.next_at = self._now() + self._delay(task)
         if len(self._threads) < min(self._settings.concurrency, self._busy):
             thread = threading.Thread(target=self._work, name=f"fetch-{len(self._threads)}", daemon=True)
             self._threads.append(thread)
@@ -639,8 +668,8 @@ class Fetcher:
                 else robots.from_status(answer.status, answer.body, self._settings.user_agent)
             )
             self._robots.put(host.name, found, now)
-        delay = self._settings.per_host_delay_seconds
-        rules = self._robots.get(host.name, now)
+        delay = self._delay(task)
+        rules = self._robots.get(host.name, now) if task.remote is None else None
         if rules is not None:
             delay = max(delay, min(rules.crawl_delay_seconds, self._settings.max_crawl_delay_seconds))
         host.next_at = now + delay * self._jitter.uniform(1.0, 1.2)
@@ -649,6 +678,7 @@ class Fetcher:
         self._list(host)
 
     def _finish_page(self, host: _Host, task: _Task, answer: Answer, page: Fetched | None, now: float) -> None:
+        failed = answer.outcome in _CONNECTION_FAILURES
         task.seconds += answer.seconds
         if not answer.outcome and answer.status in REDIRECTS:
             self._follow(task, answer)
@@ -661,6 +691,9 @@ class Fetcher:
             else:
                 task.tries += 1
                 self._enqueue(task, first=True)
+        elif task.remote is not None and (page is None or page.outcome != "ok") and not failed:
+            task.remote, task.url = None, task.job.url  # no page there: ask the page itself
+            self._enqueue(task)
         elif page is not None:
             self._emit(page, failed=False)
         else:
@@ -755,6 +788,19 @@ class Fetcher:
 
     def _ask(self, task: _Task) -> Answer:
         seconds = max(0.01, self._settings.deadline_seconds - task.seconds)
+        if task.remote is not None:
+            if task.remote.length > self._settings.max_wire_bytes:
+                return Answer(task.url, status=413)  # as its server might say: the page itself is asked
+            ranged = {"Range": task.remote.byte_range, "Accept-Encoding": "identity"}
+            return exchange(
+                self._pool,
+                self._guard,
+                task.url,
+                self._settings,
+                seconds=seconds,
+                wire_bytes=task.remote.length,
+                headers=ranged,
+            )
         return self._send(task.url, seconds, self._settings.max_wire_bytes, self._settings.content_types)
 
     def _ask_robots(self, host: _Host) -> Answer:
@@ -782,6 +828,8 @@ class Fetcher:
 
     def _page(self, task: _Task, answer: Answer) -> Fetched:
         """The result of an answer that is not a redirect."""
+        if task.remote is not None:
+            return self._remote_page(task, task.remote, answer)
         content_type = header(answer.headers, "content-type")[:200]
         now = int(time.time())
         facts: dict[str, Any] = {
@@ -811,6 +859,35 @@ class Fetcher:
             payload_bytes=len(judged.payload),
             record=archives.warc_record(capture, ip_address=answer.ip_address),
             **facts,
+        )
+
+    def _remote_page(self, task: _Task, remote: Remote, answer: Answer) -> Fetched:
+        """The result of a ranged read from somebody's WARC file."""
+        detail = f"{remote.filename}: byte {remote.offset}"
+        if answer.status != 206:
+            return Fetched(task.job, "damaged", f"{detail}: status {answer.status}, not 206", source="commoncrawl")
+        try:
+            capture = open_capture(remote, answer.body)
+        except ValueError as error:
+            return Fetched(task.job, "damaged", f"{detail}: {error}"[:300], source="commoncrawl")
+        judged = archives.judge(capture, self._settings.max_decoded_bytes)
+        outcome = judged.outcome
+        if outcome == "ok":
+            outcome = gate(capture.content_type, judged.opt_out, self._settings)[0]
+        return Fetched(
+            task.job,
+            outcome,
+            detail,
+            final_url=capture.url,
+            status=capture.status,
+            content_type=capture.content_type[:200],
+            canonical_url=judged.canonical_url,
+            opt_out=judged.opt_out,
+            payload_sha256=judged.payload_sha256 or None,
+            payload_bytes=len(judged.payload),
+            fetched_at=capture.date,
+            source="commoncrawl",
+            record=archives.warc_record(capture) if outcome == "ok" else b"",
         )
 
 

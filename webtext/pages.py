@@ -39,6 +39,7 @@ import pyarrow.parquet as pq
 
 from webtext import archives, fetch
 from webtext.archives import ArchiveDamage, ArchiveIndex, DecodeError, Found
+from webtext.commoncrawl import CaptureIndex
 from webtext.fetch import FINAL, MAX_ATTEMPTS, TRANSIENT, Fetched, FetchSettings, Job
 from webtext.records import Drop, Page
 
@@ -59,7 +60,7 @@ LEDGER_SCHEMA: Final = pa.schema(
         pa.field("final_url", pa.string()),  # null where nothing answered
         pa.field("outcome", pa.string(), nullable=False),  # fetch.FINAL, TRANSIENT or UNTRIED
         pa.field("detail", pa.string()),
-        pa.field("source", pa.string()),  # "archive" or "network"; null where neither was asked or had it
+        pa.field("source", pa.string()),  # "archive", "commoncrawl", "network"; null if none of them had it
         pa.field("status", pa.int16()),
         pa.field("content_type", pa.string()),
         pa.field("redirect", pa.string()),  # "permanent" (301 and 308 all the way) or "temporary"; null if none
@@ -158,8 +159,11 @@ def update(
         publish=publish,
         stop=stop,
     )
+    remote = CaptureIndex.open(
+        index_paths(settings) if settings.network else (), cache or directory / ".archives", publish=publish, stop=stop
+    )
     planned, replanned = _plan(directory, links, index, settings, publish)
-    run = _Run(directory, index, settings, publish, progress, stop, planned)
+    run = _Run(directory, index, remote, settings, publish, progress, stop, planned)
     run.settle((transport or fetch.Fetcher(settings, reject=reject)) if settings.network else None)
     return FetchSummary(
         planned=planned,
@@ -173,12 +177,21 @@ def update(
 
 def archive_paths(settings: FetchSettings) -> tuple[str, ...]:
     """The WARC files that `[fetch] archives` names, sorted, each once. Raises ValueError where a glob names none."""
+    return _files("archives", settings.archives, "WARC files")
+
+
+def index_paths(settings: FetchSettings) -> tuple[str, ...]:
+    """The CDXJ files that `[fetch] common_crawl` names."""
+    return _files("common_crawl", settings.common_crawl, "CDXJ files")
+
+
+def _files(key: str, patterns: Iterable[str], what: str) -> tuple[str, ...]:
     found: dict[str, None] = {}
-    for pattern in settings.archives:
+    for pattern in patterns:
         paths = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (keeps paths as the user wrote them)
         paths = [path for path in paths if Path(path).is_file()]
         if not paths:
-            raise ValueError(f"[fetch] archives: expected WARC files at {pattern!r}, found none; check path and glob")
+            raise ValueError(f"[fetch] {key}: expected {what} at {pattern!r}, found none; check path and glob")
         found.update(dict.fromkeys(paths))
     return tuple(sorted(found))
 
@@ -235,7 +248,7 @@ def read_pages(segment: Segment, *, max_decoded_bytes: int = 20_000_000) -> Iter
         for batch in read_ledger(segment).to_batches():
             for row in batch.filter(pc.equal(batch["outcome"], "ok")).to_pylist():
                 if row["warc"] not in files:
-                    path = segment.ledger.parent / row["warc"] if row["source"] == "network" else Path(row["warc"])
+                    path = Path(row["warc"]) if row["source"] == "archive" else segment.ledger.parent / row["warc"]
                     if len(files) == 64:
                         stack.close()
                         files.clear()
@@ -508,6 +521,7 @@ class _Run:
         self,
         directory: Path,
         index: ArchiveIndex,
+        remote: CaptureIndex,
         settings: FetchSettings,
         publish: Publish,
         progress: Callable[[dict[str, int]], None] | None,
@@ -516,6 +530,7 @@ class _Run:
     ) -> None:
         self.directory = directory
         self.index = index
+        self.remote = remote
         self.settings = settings
         self.publish = publish
         self.stopped: str | None = None
@@ -620,7 +635,7 @@ class _Run:
                 continue
             self._open[segment.number] = segment
             segment.opened = time.monotonic()
-            yield from segment.jobs()
+            yield from segment.jobs(self.remote)
 
     def _seal(self, segment: _OpenSegment) -> None:
         counts = segment.seal(self.publish)
@@ -692,11 +707,12 @@ class _OpenSegment:
     def done(self) -> bool:
         return self._left == 0
 
-    def jobs(self) -> Iterator[Job]:
+    def jobs(self, remote: CaptureIndex) -> Iterator[Job]:
         """What is left for the network."""
-        for at, row in enumerate(self._rows):
-            if at not in self._results:
-                yield Job(segment=self.number, row=at, url=row["url"], attempts=row["attempts"])
+        left = [(at, row) for at, row in enumerate(self._rows) if at not in self._results]
+        found = remote.find([row["id"] for _, row in left], [row["created_at"] for _, row in left])
+        for (at, row), capture in zip(left, found, strict=True):
+            yield Job(segment=self.number, row=at, url=row["url"], attempts=row["attempts"], remote=capture)
 
     def left(self) -> list[dict[str, Any]]:
         """The rows that nothing was learnt of."""
@@ -713,7 +729,7 @@ class _OpenSegment:
             "final_url": fetched.final_url,
             "outcome": fetched.outcome,
             "detail": fetched.detail or None,
-            "source": "network",
+            "source": fetched.source,
             "status": fetched.status,
             "content_type": fetched.content_type or None,
             "redirect": fetched.redirect or None,
@@ -764,7 +780,7 @@ class _OpenSegment:
         columns: dict[str, list[Any]] = {name: [] for name in LEDGER_SCHEMA.names}
         for at, row in enumerate(self._rows):
             result = self._results.get(at, {"outcome": unsettled})
-            attempts = row["attempts"] + (result.get("source") == "network")
+            attempts = row["attempts"] + (result.get("source") in ("network", "commoncrawl"))
             facts = {**result, "id": row["id"], "url": row["url"], "attempts": attempts}
             for name, column in columns.items():
                 column.append(facts.get(name))

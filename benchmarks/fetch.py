@@ -1,0 +1,241 @@
+"""Fetching: pages per second and core with captures written, memory over a long run, and the schedule of many hosts.
+
+    python benchmarks/fetch.py pages                  ours beside a thread pool around trafilatura.fetch_url
+    python benchmarks/fetch.py memory --pages 100000  resident memory along one long run
+    python benchmarks/fetch.py schedule               10 million links of 500,000 hosts, planned and scheduled
+
+Both fetchers are given one core; the loopback server has another. The peer keeps nothing, checks no robots.txt, looks at
+no address and writes no capture. Ours does all of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import concurrent.futures
+import multiprocessing
+import os
+import random
+import resource
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from webtext.fetch import Answer, Fetcher, FetchSettings
+from webtext.pages import sealed_segments, update
+
+PAGE_BYTES = 50_000
+HOSTS = 200
+
+
+def page() -> bytes:
+    """HTML of 50 KB that compresses about as pages do."""
+    chance = random.Random(0)
+    words = ["".join(chance.choices("etaoinshrdlucmfw", k=chance.randint(2, 11))) for _ in range(3_000)]
+    parts = ["<html><head><title>A page</title></head><body>"]
+    size = 0
+    while size < PAGE_BYTES:
+        text = " ".join(chance.choices(words, k=60))
+        parts.append(f'<div class="{chance.choice(words)}"><p>{text}</p></div>\n')
+        size += len(parts[-1])
+    return "".join(parts).encode()[: PAGE_BYTES - 14] + b"</body></html>"
+
+
+def serve(port: Any, core: int) -> None:
+    """Answers every request with the page, and robots.txt with 404, for ever."""
+    pin(core)
+    body = page()
+    found = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    absent = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                writer.write(absent if head.startswith(b"GET /robots.txt ") else found)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(handle, "127.0.0.1", 0, backlog=1024)
+        port.value = server.sockets[0].getsockname()[1]
+        await server.serve_forever()
+
+    asyncio.run(main())
+
+
+def pin(core: int) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[core % len(cores)]})
+
+
+def publish(temporary: Path, final: Path) -> None:
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(final)
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def link_batches(urls: list[str]) -> Iterator[pa.RecordBatch]:
+    """In the order of the list: ids are their places, so no digest is in the time."""
+    for at in range(0, len(urls), 10_000):
+        part = urls[at : at + 10_000]
+        yield pa.record_batch({"id": [f"{at + row:032x}" for row in range(len(part))], "url": part})
+
+
+def settings(concurrency: int) -> FetchSettings:
+    return FetchSettings(
+        network=True,
+        contact="benchmark@example.com",
+        allow_loopback=True,
+        per_host_delay_seconds=0.0,
+        per_host_concurrency=1,
+        concurrency=concurrency,
+    )
+
+
+def ours(port: int, pages: int, concurrency: int, watch: Callable[[dict[str, int]], None] | None = None) -> float:
+    """Seconds for `pages` pages, captures and ledger on disk."""
+    urls = [f"http://127.0.{1 + n % HOSTS // 250}.{1 + n % HOSTS % 250}:{port}/{n}" for n in range(pages)]
+    urls = [f"http://site{n % HOSTS}.example/{n}" for n in range(pages)]
+    from webtext.guard import Guard
+
+    def resolve(host: str, _: int, **kwargs: Any) -> list[Any]:
+        return [(2, 1, 6, "", ("127.0.0.1", port))]
+
+    chosen = settings(concurrency)
+    with tempfile.TemporaryDirectory() as folder:
+        guard = Guard(allow_loopback=True, resolve=resolve)
+        started = time.perf_counter()
+        fetcher = Fetcher(chosen, guard=guard)
+        summary = update(Path(folder), link_batches(urls), chosen, publish=publish, transport=fetcher, progress=watch)
+        seconds = time.perf_counter() - started
+        guard.close()
+        assert summary.outcomes == {"ok": pages}, summary
+        assert sum(segment.rows for segment in sealed_segments(Path(folder))) == pages
+    return seconds
+
+
+def peer(port: int, pages: int, concurrency: int) -> float:
+    from trafilatura import fetch_url
+
+    started = time.perf_counter()
+    with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
+        done = sum(
+            text is not None for text in pool.map(fetch_url, (f"http://127.0.0.1:{port}/{n}" for n in range(pages)))
+        )
+    assert done == pages
+    return time.perf_counter() - started
+
+
+def bench_pages(options: argparse.Namespace, port: int) -> None:
+    ours(port, 200, options.concurrency)  # imports, threads, first connections
+    rows = []
+    for round_number in range(options.rounds):
+        mine = options.pages / ours(port, options.pages, options.concurrency)
+        theirs = options.pages / 4 / peer(port, options.pages // 4, options.concurrency)
+        rows.append((mine, theirs))
+        print(f"round {round_number + 1}: ours {mine:7.0f} pages/s   fetch_url {theirs:7.0f} pages/s", flush=True)
+    mine, theirs = (float(np.median([row[side] for row in rows])) for side in (0, 1))
+    print(
+        f"median on one core: ours {mine:.0f} pages/s, trafilatura.fetch_url {theirs:.0f} pages/s: {mine / theirs:.1f}x"
+    )
+
+
+def bench_memory(options: argparse.Namespace, port: int) -> None:
+    marks: list[tuple[int, float]] = []
+
+    def watch(counts: dict[str, int]) -> None:
+        done = counts["settled"]
+        if not marks or done >= marks[-1][0] + options.pages // 10:
+            marks.append((done, resident_mb()))
+            print(f"{done:9,} pages  {marks[-1][1]:7.1f} MB resident", flush=True)
+
+    seconds = ours(port, options.pages, options.concurrency, watch)
+    late = [mb for done, mb in marks if done > options.pages // 5]
+    print(f"{options.pages / seconds:.0f} pages/s; memory from 20% on: {min(late):.1f} to {max(late):.1f} MB")
+
+
+def bench_schedule(options: argparse.Namespace) -> None:
+    """Plan and schedule with a network that answers at once, so that nothing else is measured."""
+    answer = Answer("", status=404)
+
+    def send(url: str, seconds: float, wire_bytes: int, wanted: tuple[str, ...]) -> Answer:
+        return answer
+
+    def links() -> Iterator[pa.RecordBatch]:
+        chance = np.random.default_rng(0)
+        for at in range(0, options.links, 65_536):
+            rows = range(at, min(options.links, at + 65_536))
+            # A few hosts have very many links, as on Reddit: a Zipf law over the hosts.
+            hosts = (options.hosts ** chance.random(len(rows))).astype(np.int64)
+            urls = [
+                f"http://www.site-number-{host}.example/an/article/{row}" for row, host in zip(rows, hosts, strict=True)
+            ]
+            yield pa.record_batch({"id": [f"{row:032x}" for row in rows], "url": urls})
+
+    chosen = settings(options.concurrency)
+    started = time.perf_counter()
+    shown = started
+
+    def watch(counts: dict[str, int]) -> None:
+        nonlocal shown
+        if time.perf_counter() - shown > 20:
+            shown = time.perf_counter()
+            print(
+                f"{counts['settled']:11,} settled, {resident_mb():6.0f} MB resident, {shown - started:5.0f} s",
+                flush=True,
+            )
+
+    limit = threading.Event()
+    if options.seconds:
+        threading.Timer(options.seconds, limit.set).start()
+    with tempfile.TemporaryDirectory() as folder:
+        fetcher = Fetcher(chosen, send=send)
+        summary = update(
+            Path(folder), links(), chosen, publish=publish, transport=fetcher, progress=watch, stop=limit.is_set
+        )
+        seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    done = sum(summary.outcomes.values())
+    print(f"{summary.planned:,} links planned, {done:,} scheduled in {seconds:.0f} s; peak {peak:.0f} MB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["pages", "memory", "schedule"])
+    parser.add_argument("--pages", type=int, default=4_000, help="pages per round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--concurrency", type=int, default=16, help="connections at a time, ours and the peer's")
+    parser.add_argument("--links", type=int, default=10_000_000)
+    parser.add_argument("--hosts", type=int, default=500_000)
+    parser.add_argument("--seconds", type=float, default=None, help="stop scheduling after this long")
+    options = parser.parse_args()
+    if options.what == "schedule":
+        bench_schedule(options)
+        return
+    context = multiprocessing.get_context("spawn")
+    port = context.Value("i", 0)
+    server = context.Process(target=serve, args=(port, 1), daemon=True)
+    server.start()
+    while not port.value:
+        time.sleep(0.05)
+    pin(0)
+    try:
+        (bench_pages if options.what == "pages" else bench_memory)(options, port.value)
+    finally:
+        server.terminate()
+
+
+if __name__ == "__main__":
+    main()
