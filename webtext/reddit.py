@@ -508,8 +508,7 @@ _MAGIC = {"zst": b"\x28\xb5\x2f\xfd", "gz": b"\x1f\x8b", "bz2": b"BZh", "xz": b"
 def _chunks(path: Path) -> Iterator[bytes]:
     """The decompressed bytes of a file, in pieces of about 1 MB or less; `_CutError` after the last good piece."""
     with path.open("rb") as file:
-        head = file.read(8)
-        file.seek(0)
+        head = file.peek(8)[:8]  # a pipe can be read too
         kinds = [kind for kind, magic in _MAGIC.items() if head.startswith(magic)]
         if head[:4] != _MAGIC["zst"] and head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5:
             kinds = ["zst"]  # begins with a skippable frame
