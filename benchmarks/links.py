@@ -290,7 +290,7 @@ def shuffle(options: argparse.Namespace) -> None:
         assert links + drops == total
         print(
             f"{total} submissions -> {links} links + {drops} drops; key_submissions {keyed_seconds * 1e6:.1f} us each "
-            f"({total * keyed_seconds:.0f} s of one core); making and partitioning {mapped:.0f} s, peak {map_peak:.0f} MB;"
+            f"({total * keyed_seconds:.0f} s of one core); partitioning {mapped:.0f} s, peak {map_peak:.0f} MB;"
             f" reduce {time.perf_counter() - start:.0f} s, {total / seconds / 1e3:.0f} k submissions/s of CPU, "
             f"{partitions} partitions; peak RSS {peak_mb():.0f} MB"
         )
