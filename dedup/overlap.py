@@ -53,6 +53,7 @@ from dedup.words import (
 __all__ = [
     "CORPUS_SCHEMA",
     "DOCUMENTS_SCHEMA",
+    "EVIDENCE_SCHEMA",
     "EXAMPLES_SCHEMA",
     "FOUND_SCHEMA",
     "PAPER_TABLE_6",
@@ -60,6 +61,7 @@ __all__ = [
     "VERDICT_SCHEMA",
     "WORST_SCHEMA",
     "DecontaminateSettings",
+    "Decontaminated",
     "DecontaminationIndex",
     "Encode",
     "EvaluationIndex",
@@ -79,6 +81,7 @@ __all__ = [
     "reference_share",
     "spill_reference",
     "spill_texts",
+    "validation_set",
     "word_spans",
 ]
 
@@ -363,6 +366,9 @@ class GramTable:
         self._bitmap = np.zeros(1 << max(0, bits + 3 - 6), np.uint64)
         _fill_table(grams, self._slot_shift, self._bit_shift, self._keys, self._values, self._bitmap)
 
+    def __reduce__(self) -> tuple[type[GramTable], tuple[Hashes]]:
+        return GramTable, (self.grams,)  # making the table takes less time than sending it to a worker
+
     def find(self, hashes: Hashes) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """(index into `grams`, position in `hashes`) of every hash that is in the table, in the order of `hashes`."""
         grams, at = np.empty(len(hashes), np.int32), np.empty(len(hashes), np.int64)
@@ -479,6 +485,15 @@ class EvaluationIndex:
         """The set (its position) of each example."""
         firsts = np.array([one.first_example for one in self.sets], np.int64)
         return np.searchsorted(firsts, examples, "right") - 1
+
+
+def validation_set(batches: Iterable[pa.RecordBatch], limit: int, *, name: str = "corpus validation") -> EvaluationSet:
+    """The corpus's own held-out documents as a set: the `limit` with the smallest ids, whatever their order."""
+    kept: list[tuple[str, str]] = []
+    for batch in batches:
+        kept += zip(batch.column("id").to_pylist(), batch.column("text").to_pylist(), strict=True)
+        kept = sorted(kept)[:limit]
+    return evaluation_set(name, [text for _, text in kept], ids=[key for key, _ in kept])
 
 
 def _present(table: GramTable, hashes: Hashes) -> NDArray[np.bool_]:

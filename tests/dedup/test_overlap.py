@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import pickle
 import random
 import re
 from collections import Counter
@@ -37,6 +38,7 @@ from dedup.overlap import (
     reference_share,
     spill_reference,
     spill_texts,
+    validation_set,
     word_spans,
 )
 from dedup.texts import document_id, read_texts
@@ -204,6 +206,14 @@ def test_the_report_does_not_depend_on_shards_batches_or_their_order() -> None:
     assert one.worst["document_ngrams"].to_pylist()[0] > 0
 
 
+def test_an_index_sent_to_a_worker_gives_the_same_matches() -> None:
+    index = EvaluationIndex([evaluation_set("one", ["a b c d", "x y z"])], WORDS)
+    sent = pickle.loads(pickle.dumps(index))
+    batches = [documents(["a b c", "w x y z"])]
+    assert match_texts(batches, [sent]).found.equals(match_texts(batches, [index]).found)
+    assert match_texts(batches, [sent]).documents.equals(match_texts(batches, [index]).documents)
+
+
 def test_an_ngram_of_a_hundred_examples_counts_and_names_nobody() -> None:
     sets = [evaluation_set("one", ["how to do it"] * 100 + ["how to do that"])]
     tables = measure(sets, ["here is how to do it", "how to do that"], quoted_examples=200)
@@ -244,6 +254,15 @@ def test_a_filter_of_the_corpus_gives_the_report_of_exact_mode(tmp_path: Path, s
     assert tables[0].examples.equals(tables[1].examples)
     with pytest.raises(ValueError, match="expected one for protocol words, got other"):
         filter_matches([index], {"other": built})
+
+
+def test_the_validation_split_is_measured_document_by_document() -> None:
+    held_out = [documents(["a b c d", "x y z"], 10), documents(["p q r"], 20)]
+    one = validation_set(held_out, 2)
+    assert one.ids == tuple(sorted(row for batch in held_out for row in batch["id"].to_pylist())[:2])
+    assert validation_set(held_out[::-1], 2).texts.equals(one.texts)
+    (row,) = measure([validation_set(held_out, 9)], ["a b c", "z p q r"]).rows.to_pylist()
+    assert (row["set"], row["unit"], row["ngrams"], row["found"]) == ("corpus validation", "examples", 4, 2)
 
 
 def test_sets_without_words_or_examples_give_rows_without_shares() -> None:
