@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines import config, funnel, steps, storage
+from pipelines import config, funnel, plan, steps, storage
 from pipelines.build import GRAPH, SPLITS, Build
 from pipelines.stage import BusyError, StageError, sealed_records
 
@@ -46,6 +46,8 @@ def parser() -> argparse.ArgumentParser:
         one.set_defaults(command=command)
         return one
 
+    one = add("plan", show_plan, "links, pages, hours, disk and memory of a build, from a sample; changes nothing")
+    one.add_argument("--share", type=float, default=0.01, help="of each source that is read (default 0.01)")
     add("status", status, "how far a build is: each stage, what is done, what would be redone and why")
     add("funnel", show_funnel, "from the first submission to the last document: what left where, and why")
     one = add("why", why, "everything the build knows of one page: posts, capture, outcome, duplicates, place")
@@ -62,6 +64,33 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("format", choices=("nanogpt", "datatrove", "megatron"))
     one.add_argument("directory", type=Path, help="where the files go")
     return top
+
+
+# plan ----------------------------------------------------------------------------------------------------------------
+
+
+def show_plan(build: Build, arguments: argparse.Namespace, console: Console) -> int:
+    """The plan as a table."""
+    print_plan(plan.make_plan(build, share=arguments.share), build, console)
+    return 0
+
+
+def print_plan(made: plan.Plan, build: Build, console: Console) -> None:
+    """The plan as a table, what it rests on, and whether there is room."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("stage", "makes about", "time", "disk", "memory"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for row in plan.rows(made):
+        table.add_row(*row, style="bold" if row[0] == "all" else None)
+    console.print(table)
+    console.print(f"sampled: {made.sampled}")
+    for note in made.notes:
+        console.print(f"note: {note}")
+    if warning := plan.memory_warning(made):
+        console.print(f"[yellow]memory: {escape(warning)}[/]")
+    free = plan.free_bytes(build.root)
+    verdict = "enough" if free > made.disk_bytes else f"{plan.size(made.disk_bytes - free)} too little"
+    console.print(f"free disk at {escape(str(build.root))}: {plan.size(free)}, {verdict}")
 
 
 # status and funnel ---------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from typing import ClassVar, NoReturn
 import luigi
 import luigi.configuration
 
-from pipelines import config, funnel
+from pipelines import config, funnel, plan
 from pipelines.build import GRAPH, Build
 from pipelines.console import Console
 from pipelines.engine import LocalEngine
@@ -60,6 +60,7 @@ class Session:
     def engine(self) -> LocalEngine:
         """The engine, started at the first stage that has work, in a root that nobody else works in."""
         if self._engine is None:
+            plan.check_disk(self.build)
             self.root.lock()
             self.console.attach_logs(self.build.logs / "build.log")
             quiet_luigi()
@@ -294,6 +295,24 @@ class BuildCorpus(luigi.WrapperTask):
         rows = funnel.table(funnel.funnel(root), funnel.split_sizes(root))
         current.console.funnel(f"Funnel of {root}", rows)
         current.console.paths({what: root / path for what, path in RESULTS.items()})
+
+
+class PlanCorpus(luigi.Task):
+    """Print links, pages, hours, disk and memory per stage, from a 1% sample; changes nothing."""
+
+    share: float = luigi.FloatParameter(default=0.01, description="of each source that is read")
+    _printed = False
+
+    def complete(self) -> bool:
+        return self._printed
+
+    def run(self) -> None:
+        from pipelines import cli
+
+        current = session()
+        with one_line_failure("PlanCorpus"):
+            cli.print_plan(plan.make_plan(current.build, share=self.share), current.build, current.console.out)
+        self._printed = True
 
 
 RESULTS = {
