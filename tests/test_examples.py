@@ -122,6 +122,12 @@ def test_the_example_is_small_enough_to_clone() -> None:
     assert max(sizes.values()) < 500_000
 
 
+def test_the_readme_counts_what_is_there() -> None:
+    truth = json.loads((MINIWEB / "truth.json").read_text(encoding="utf-8"))
+    readme = " ".join((MINIWEB / "README.md").read_text(encoding="utf-8").split())
+    assert f"{truth['captures']} captures from {truth['hosts']} hosts" in readme
+
+
 def test_no_page_repeats_another_that_is_not_its_copy(gold: dict[str, dict[str, Any]]) -> None:
     """What a person reads on two pages is different: no filler, no sentence in turns."""
     seen: Counter[tuple[str, ...]] = Counter()
