@@ -20,7 +20,7 @@ import resource
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def read_pages(data: Path, limit: int | None) -> list[tuple[Page, Gold]]:
         with path.open("rb") as stream:
             for record in ArchiveIterator(stream, record_types=WarcRecordType.response, parse_http=True):
                 url = record.headers.get("WARC-Target-URI")
-                if url not in gold:
+                if url is None or url not in gold:
                     continue
                 payload = record.reader.read()
                 page = Page(
@@ -137,7 +137,7 @@ def bare_resiliparse(settings: ExtractSettings) -> Callable[[Page], str]:
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
     def run(page: Page) -> str:
-        html = bytes_to_str(page.payload, detect_encoding(page.payload))
+        html = bytes_to_str(page.payload, detect_encoding(page.payload) or "utf-8")
         text: str = extract_plain_text(html, main_content=True, alt_texts=False, comments=settings.comments)
         return text
 
