@@ -174,7 +174,7 @@ class EvaluateSettings:
 
     sets: tuple[str, ...] = _setting((), "NAME=PATH or NAME:PROTOCOL=PATH; protocols: plain, ptb, wikitext, 1bw, "
                                          "enwik8, text8, lambada (default: by NAME, else plain)")  # fmt: skip
-    stride: int | None = _setting(512, "new tokens a sliding window scores; empty: windows do not overlap")
+    stride: int | None = _setting(None, "new tokens a sliding window scores (512 is usual); empty: no overlap")
     validation: bool = _setting(True, "also score the whole validation split of the token shards")
     device: Literal["auto", "cpu", "cuda"] = _setting("auto", "auto: CUDA where there is one", bytes=False)
     dtype: Literal["auto", "bfloat16", "float32", "float64"] = _setting(

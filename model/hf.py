@@ -210,6 +210,14 @@ def _copy_tokenizer(tokenizer: Path, directory: Path, context: int, end_of_text:
     _write_json(directory / "special_tokens_map.json", special)
 
 
+def end_of_text_of(tokenizer: Path) -> int:
+    """The id of <|endoftext|> in a tokenizer.json. ValueError where it has none."""
+    for entry in _read_json(tokenizer).get("added_tokens", []):
+        if entry["content"] == "<|endoftext|>":
+            return int(entry["id"])
+    raise ValueError(f"{tokenizer}: expected a token <|endoftext|>, got none; it stands before every document")
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -240,7 +248,8 @@ def main(arguments: list[str]) -> int:
     try:
         model = load_any(Path(arguments[0]))
         tokenizer = Path(arguments[2]) if len(arguments) == 3 else None
-        export(model.state_dict(), model.config, Path(arguments[1]), tokenizer=tokenizer)
+        end_of_text = end_of_text_of(tokenizer) if tokenizer is not None else None
+        export(model.state_dict(), model.config, Path(arguments[1]), tokenizer=tokenizer, end_of_text=end_of_text)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -25,7 +25,7 @@ from model.data import open_shards
 from model.evals import lambada, published
 from model.evals.scoring import Scorer
 from model.evals.texts import Text, TextSet, read_bytes, read_records, read_text, segment_of_tokens
-from model.hf import load_any
+from model.hf import end_of_text_of, load_any
 from model.loader import Samples
 from model.parallel import arithmetic, processes
 from model.train import token_bytes
@@ -94,11 +94,7 @@ class Tokenizer:
         self._loaded.encode_special_tokens = True  # the text "<|endoftext|>" is text
         self.size = self._loaded.get_vocab_size()
         self.bytes = token_bytes(path, self.size)
-        special = json.loads(path.read_text(encoding="utf-8")).get("added_tokens", [])
-        ends = [entry["id"] for entry in special if entry["content"] == "<|endoftext|>"]
-        if not ends:
-            raise ValueError(f"{path}: expected a token <|endoftext|>, got none; it stands before every document")
-        self.end_of_text: int = ends[0]
+        self.end_of_text = end_of_text_of(path)
 
     def encode(self, text: str) -> npt.NDArray[np.int64]:
         return np.array(self._loaded.encode(text, add_special_tokens=False).ids, np.int64)

@@ -115,6 +115,18 @@ def test_a_killed_run_ends_in_every_bit_as_one_never_killed(job: Make) -> None:
     assert len([r for r in metrics(whole) if "loss" in r]) == 20
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_bfloat16_run_on_a_gpu_resumes_in_every_bit(job: Make) -> None:
+    options: dict[str, Any] = {"device": "cuda", "dtype": "bfloat16", "compile": "on", "deterministic": True}
+    model = {"layers": 4, "width": 128, "heads": 2}
+    whole, killed = job("whole", model=model, **options), job("killed", model=model, **options)
+    assert wait(start(whole))[0] == [0]
+    assert wait(start(killed, failpoint=stopped_after(13)))[0] == [-signal.SIGKILL]
+    assert wait(start(killed))[0] == [0]
+    assert files(killed) == files(whole)
+
+
 def test_muon_with_document_masks_resumes_in_every_bit(job: Make) -> None:
     options: dict[str, Any] = {"optimizer": "muon", "document_mask": True, "schedule": "wsd", "loss_chunk": None}
     whole, stopped = job("whole", **options), job("stopped", **options)
@@ -177,7 +189,7 @@ def test_four_processes_change_rounding_only_and_resume_in_every_bit(job: Make) 
     alone, four, resumed = (job(name, micro_batch=m, **SIX) for name, m in (("alone", 8), ("four", 1), ("resumed", 1)))
     train.run(alone)
     same_as_alone(four, alone, 4)
-    assert wait(start(resumed, 4, "take = t.Trainer._take_step\n" + DIE_AT_FOUR))[0] .count(0) == 0
+    assert wait(start(resumed, 4, "take = t.Trainer._take_step\n" + DIE_AT_FOUR))[0].count(0) == 0
     assert wait(start(resumed, 4))[0] == [0] * 4
     assert files(resumed) == files(four)
 
