@@ -583,7 +583,9 @@ def warc_record(capture: Capture, *, ip_address: str = "", reason: str = "OK") -
         fields.append(("WARC-IP-Address", ip_address))
     if capture.truncated:
         fields.append(("WARC-Truncated", capture.truncated))
-    return _member(fields, "application/http; msgtype=response", block)
+    # Level 1 takes half the time of level 4 and 6% more room; what a server has compressed stays as it is.
+    level = 0 if header(capture.headers, "content-encoding") else 1
+    return _member(fields, "application/http; msgtype=response", block, level)
 
 
 def warcinfo_record(facts: dict[str, str], date: int) -> bytes:
@@ -594,13 +596,13 @@ def warcinfo_record(facts: dict[str, str], date: int) -> bytes:
         ("WARC-Date", format_date(date)),
         ("WARC-Record-ID", _record_id(f"warcinfo {date} {block!r}")),
     ]
-    return _member(fields, "application/warc-fields", block)
+    return _member(fields, "application/warc-fields", block, 1)
 
 
-def _member(fields: list[tuple[str, str]], content_type: str, block: bytes) -> bytes:
+def _member(fields: list[tuple[str, str]], content_type: str, block: bytes, level: int) -> bytes:
     fields = [*fields, ("Content-Type", content_type), ("Content-Length", str(len(block)))]
     head = "WARC/1.1\r\n" + "".join(f"{name}: {_one_line(value)}\r\n" for name, value in fields) + "\r\n"
-    return gzip.compress(head.encode("utf-8", "replace") + block + b"\r\n\r\n", compresslevel=4, mtime=0)
+    return gzip.compress(head.encode("utf-8", "replace") + block + b"\r\n\r\n", compresslevel=level, mtime=0)
 
 
 def _one_line(text: str) -> str:

@@ -492,7 +492,8 @@ class Fetcher:
         self._reject = reject
         self._guard = guard or Guard(allow_loopback=settings.allow_loopback, connect_seconds=settings.connect_seconds)
         self._owns_guard = guard is None
-        self._pool = self._guard.pool(connections=max(16, settings.concurrency))
+        # More hosts than connections: who is asked again within its delay is often still on the line.
+        self._pool = self._guard.pool(connections=max(64, 4 * settings.concurrency))
         self._send = send or self._exchange
         self._now = now
         self._robots = robots.Cache()
@@ -754,8 +755,8 @@ class Fetcher:
             self._down.add(host.name)
 
     def _check_network(self) -> None:
-        if len(self._window) < DOWN_WINDOW:
-            return
+        if len(self._held) < DOWN_WINDOW // 2 or len(self._window) < DOWN_WINDOW:
+            return  # nothing is held back while servers answer: this is asked after every page
         failed = [name for name, bad in self._window if bad]
         if len(failed) > DOWN_SHARE * DOWN_WINDOW and len(set(failed)) >= DOWN_HOSTS:
             raise NetworkDownError(
