@@ -61,7 +61,7 @@ GPT2_SHA256 = {
 
 _CHUNK_BYTES = 1 << 30  # of pieces in one Arrow chunk: pa.binary() counts in 31 bits
 _BLOCK_BYTES = 1 << 18  # of texts, split at once
-_CHECK_EVERY = 1024  # texts
+_CHECK_EVERY = 2048  # texts
 _CHECK_CHARACTERS = 16_384  # of a longer text, that many are compared
 
 
@@ -769,7 +769,7 @@ class Encoded(NamedTuple):
 def encode(
     texts: pa.Array | pa.ChunkedArray, tokenizer: Tokenizer, *, where: str = "", fallback: bool = False
 ) -> Encoded:
-    """Encodes every text with fastokens, and compares one in 1,024, at least one a call, with `tokenizers`.
+    """Encodes every text with fastokens, and compares one in 2,048, at least one a call, with `tokenizers`.
 
     texts: string or large_string without nulls; take batches of some MB. where: the name of the texts in an error.
     fallback: use `tokenizers` though fastokens is there. Raises TokenizerMismatchError, which names the text.

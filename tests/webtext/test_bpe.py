@@ -583,11 +583,11 @@ class _Wrong:
         return self._real.encode_batch_flat([text.replace(self._bad, "?") for text in texts], **options)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("row", [0, 1024])
+@pytest.mark.parametrize("row", [0, 2048])
 def test_a_difference_between_the_encoders_stops_the_run_with_its_place(vocabulary: Vocabulary, row: int) -> None:
     tokenizer = bpe.Tokenizer(vocabulary)
     tokenizer._fast = _Wrong(tokenizer._fast, "poison")
-    texts = ["fine"] * 1500
+    texts = ["fine"] * 2100
     texts[row] = "some poison in it"
     with pytest.raises(bpe.TokenizerMismatchError, match=rf"train-00003, text {row} \('some poison in it'"):
         bpe.encode(pa.array(texts), tokenizer, where="train-00003")
