@@ -380,7 +380,9 @@ def test_merges_are_those_of_tokenizers_up_to_the_full_size(name: str, shared_da
     if name == "reuters":
         texts = reuters(shared_data, 60_000_000)
     elif name == "ptb":
-        texts = [line for path in sorted((shared_data / "eval/ptb").glob("*.txt")) for line in path.read_text().split("\n")]
+        texts = [
+            line for path in sorted((shared_data / "eval/ptb").glob("*.txt")) for line in path.read_text().split("\n")
+        ]
         assert texts
     elif name == "cjk":
         rng = random.Random(6)
