@@ -76,6 +76,9 @@ LEDGER_SCHEMA: Final = pa.schema(
 )
 
 SYNC_SECONDS: Final = 5.0
+MAX_OPEN_SEGMENTS: Final = 12
+"""At most this many segments are in memory. Some hosts have links in every segment and are never done with theirs: the
+oldest segment is then sealed, and what those hosts still have of it is planned again."""
 _OPEN: Final = "open"
 
 Publish = Callable[[Path, Path], None]
@@ -599,7 +602,7 @@ class _Run:
         if self.settings.stop_after is not None:
             kind, amount = fetch.stop_rule(self.settings.stop_after)
             share, seconds = (amount, None) if kind == "share" else (None, amount)
-        for result in fetcher.run(self._jobs()):
+        for result in fetcher.run(self._jobs(fetcher)):
             now = time.monotonic()
             if result is not None:
                 segment = self._open.get(result.job.segment)
@@ -628,8 +631,12 @@ class _Run:
                     self._seal(segment)
                 return
 
-    def _jobs(self) -> Iterator[Job]:
+    def _jobs(self, fetcher: Transport) -> Iterator[Job]:
         for segment in self._unsealed():
+            if len(self._open) == MAX_OPEN_SEGMENTS:
+                oldest = min(self._open.values(), key=lambda one: one.opened)
+                fetcher.forget(oldest.number)
+                self._seal(oldest)
             if segment.interrupted or segment.done:
                 self._seal(segment)
                 continue

@@ -563,6 +563,23 @@ def test_a_segment_whose_time_is_over_is_sealed_and_the_rest_planned_again_in_th
     assert len(list((tmp_path / "p").glob("plan-*.parquet"))) == 3
 
 
+def test_hosts_that_are_never_done_keep_no_more_than_a_few_segments_open(tmp_path: Path) -> None:
+    network = FakeNetwork({}, only=0)
+    settings = online(segment_links=2)
+    summary = pages.update(
+        tmp_path / "p",
+        link_batches(URLS),
+        settings,
+        publish=publish,
+        transport=network,
+        stop=lambda: len(pages.sealed_segments(tmp_path / "p")) == 25 - pages.MAX_OPEN_SEGMENTS,
+    )
+    assert summary.stopped == "asked to stop"
+    assert network.asked == []
+    pages.update(tmp_path / "p", link_batches(URLS), settings, publish=publish, transport=FakeNetwork({}))
+    assert outcome_counts(tmp_path / "p", link_batches(URLS)) == {"ok": 50}
+
+
 def test_a_network_that_is_down_ends_the_run_and_costs_no_attempt(tmp_path: Path) -> None:
     class Down(FakeNetwork):
         def run(self, jobs: Iterator[Job]) -> Iterator[Fetched | None]:
