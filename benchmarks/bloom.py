@@ -142,14 +142,14 @@ def real_false_positives(data: Path, batches: list[Any]) -> None:
         Protocol("gpt2-tokens", encode=encode),
         Protocol("words", 9),
         Protocol("words", 10),
+        Protocol("words", 11),
     ):
         table = pa.Table.from_batches(batches)
         quarter = len(table) // 4
-        corpus = np.unique(_grams(protocol, table.slice(0, quarter)))
+        corpus = _distinct(_grams(protocol, table.slice(0, quarter)))
         built = PartitionedBloomFilter.create(len(corpus), 1e-8)
         built.add(corpus)
-        grams = np.sort(_grams(protocol, table.slice(quarter)))
-        grams = grams[np.append(True, grams[1:] != grams[:-1])]
+        grams = _distinct(_grams(protocol, table.slice(quarter)))
         at = np.minimum(np.searchsorted(corpus, grams), len(corpus) - 1)
         absent = grams[corpus[at] != grams]
         wrong = int(built.contains(absent).sum())
@@ -161,6 +161,11 @@ def real_false_positives(data: Path, batches: list[Any]) -> None:
 
 def _grams(protocol: Any, table: Any) -> Any:
     return np.concatenate([protocol.ngrams(batch.column("text"))[0] for batch in table.to_batches()])
+
+
+def _distinct(grams: Any) -> Any:
+    grams = np.sort(grams)
+    return grams[np.append(True, grams[1:] != grams[:-1])]
 
 
 def main() -> None:

@@ -51,6 +51,7 @@ COUNT_OFFSET = 32
 MAX_PARTITION_CAPACITY = 48_000  # two slices, of 1.42 bits for each hash at 1e-8, are a third of a 48 KiB L1 cache
 FILE_BYTES = 512 << 20  # a file of partitions is at most this long
 CHUNK_HASHES = 1 << 17  # hashes read at once from a spill: 1 MiB, so that they are still in the cache when used
+CACHE_BYTES = 1 << 20  # a filter up to this size is asked in any order
 EXACT_HASHES = 1 << 20  # up to so many, distinct hashes are counted and not estimated
 META_FILE = "filter.json"
 
@@ -687,7 +688,8 @@ class PartitionedBloomFilter:
         hashes = np.ascontiguousarray(hashes, np.uint64)
         found = np.zeros(len(hashes), np.bool_)
         order = np.arange(0)
-        if many := len(hashes) > 8 * self.plan.num_partitions:  # one partition after the other, each from the cache
+        # Of a large filter one partition after the other, so that each is in the cache when it is asked.
+        if many := self.plan.total_bytes > CACHE_BYTES and len(hashes) > 8 * self.plan.num_partitions:
             starts = _starts(hashes, self.plan.partition_bits)
             order = np.empty(len(hashes), np.int64)
             _order(hashes, 63 - self.plan.partition_bits, starts[:-1].astype(np.uint64), order)
