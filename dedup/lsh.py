@@ -731,7 +731,9 @@ def _bucket_members(
 def _distinct(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Sorted and distinct; NumPy's `unique` hashes first, which is several times slower for millions of pairs."""
     values.sort()
-    return values[np.append(True, values[1:] != values[:-1])[: values.size]]
+    first = np.ones(values.size, np.bool_)
+    first[1:] = values[1:] != values[:-1]
+    return values[first]
 
 
 @dataclass(frozen=True, slots=True)
