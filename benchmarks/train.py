@@ -23,10 +23,9 @@ import zstandard
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from model.config import ModelSettings, TrainJob, TrainSettings
-from model.data import ShardSettings, TokenBatch, open_shards, write_shards
-from model.evals.ngram import Ngram, bits_per_byte
-from model.loader import Samples, sample_numbers
-from model.train import run, token_bytes, validation_samples
+from model.data import ShardSettings, TokenBatch, write_shards
+from model.evals.baseline import compare
+from model.train import run
 
 HELD_OUT = 50  # one document in this many, by hash
 
@@ -89,32 +88,17 @@ def main() -> int:
     )
     begun = time.perf_counter()
     run(job)
-    print(f"trained in {time.perf_counter() - begun:.0f} s")
-    return compare(job)
+    print(f"trained in {time.perf_counter() - begun:.0f} s, {time.process_time():.0f} CPU seconds")
+    return report(job)
 
 
-def compare(job: TrainJob) -> int:
+def report(job: TrainJob) -> int:
     """Prints the model beside the n-gram models; 0 if it beats both."""
-    summary = json.loads((Path(job.run) / "summary.json").read_text())
-    directory = Path(job.tokens)
-    shards = open_shards(directory, "train")
-    samples = Samples([shard.tokens for shard in shards.shards], job.model.context)
-    seen = summary["steps"] * (job.train.batch_sequences or 1)
-    rows = samples[sample_numbers(0, seen, len(samples), seed=job.train.seed)]
-    held_out = validation_samples(directory, job.model.context)
-    limit = min(len(held_out), job.train.evaluate_sequences or len(held_out))
-    scored = held_out[np.arange(limit)]
-    lengths = token_bytes(directory / "tokenizer.json", shards.vocab_size)
-    assert int(lengths[scored[:, 1:]].sum()) == summary["validation_bytes"]
-    ours = summary["validation_bits_per_byte"]
-    print(f"{rows.size:,} tokens seen in {len(rows):,} samples of {len(samples):,}; {scored[:, 1:].size:,} scored")
-    print(f"{'GPT-2, ' + format(summary['parameters'], ',') + ' parameters':40} {ours:.4f} bits per byte")
-    beaten = True
-    for name, order in (("interpolated bigram", 2), ("interpolated trigram", 3)):
-        theirs = bits_per_byte(Ngram(rows, shards.vocab_size, order), scored, lengths)
-        print(f"{name + ' (Witten-Bell), same tokens':40} {theirs:.4f} bits per byte, ratio {ours / theirs:.3f}")
-        beaten = beaten and ours < theirs
-    return 0 if beaten else 1
+    found = compare(job)
+    print(f"{found['seen']:,} tokens seen, {found['epochs']:.2f} times; {found['scored']:,} held-out tokens scored")
+    for name in ("model", "bigram", "trigram"):
+        print(f"{name:10}{found[name]:.4f} bits per byte   {found['model'] / found[name]:.3f}")
+    return 0 if found["model"] < min(found["bigram"], found["trigram"]) else 1
 
 
 def prepare(data: Path, tokens: Path, size: int, vocabulary: int) -> None:

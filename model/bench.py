@@ -41,27 +41,30 @@ class Result:
     micro_batch: int
     tokens_per_second: float
     mfu: float | None
-    peak_memory_bytes: int | None
+    working_memory_bytes: int | None  # at the peak of a step, above weights and optimizer state
 
 
 def measure(
     steps: dict[str, Step], tokens: int, *, rounds: int, device: torch.device, architecture: Architecture, preset: str,
-    micro_batch: int, dtype: torch.dtype,
+    micro_batch: int, dtype: torch.dtype, clock: Callable[[], float] = time.perf_counter,
 ) -> list[Result]:  # fmt: skip
     """Each contestant's median over `rounds` turns, after two that do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     memory: dict[str, int | None] = dict.fromkeys(steps)
     for turn in range(rounds + 2):
         for name, step in steps.items():
+            held = 0
             if device.type == "cuda":
+                torch.cuda.synchronize(device)
                 torch.cuda.reset_peak_memory_stats(device)
-            begun = _now(device)
+                held = torch.cuda.memory_allocated(device)  # the other contestants' weights too
+            begun = clock()
             step()
-            taken = _now(device) - begun
-            if turn >= 2:
-                seconds[name].append(taken)
             if device.type == "cuda":
-                memory[name] = torch.cuda.max_memory_allocated(device)
+                torch.cuda.synchronize(device)
+                memory[name] = torch.cuda.max_memory_allocated(device) - held
+            if turn >= 2:
+                seconds[name].append(clock() - begun)
     peak = peak_flops(device, dtype)
     results = []
     for name, times in seconds.items():
@@ -69,12 +72,6 @@ def measure(
         mfu = rate * architecture.flops_per_token / peak if peak else None
         results.append(Result(name, preset, micro_batch, rate, mfu, memory[name]))
     return results
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def ours(
@@ -185,22 +182,23 @@ def contest(options: argparse.Namespace, preset: str, micro_batch: int, device: 
     return measure(
         steps, rows[:, 1:].numel() * options.accumulation, rounds=options.rounds, device=device,
         architecture=architecture, preset="custom" if options.layers else preset, micro_batch=micro_batch, dtype=dtype,
+        clock=time.process_time if options.cpu_seconds else time.perf_counter,
     )  # fmt: skip
 
 
 def report(results: Sequence[Result]) -> list[str]:
     """Lines of a table, each peer with our rate over its rate."""
-    lines = [f"{'model':14}{'size':14}{'batch':>6}{'tokens/s':>12}{'MFU':>8}{'GiB':>8}  ours/theirs"]
+    lines = [f"{'model':14}{'size':14}{'batch':>6}{'tokens/s':>12}{'MFU':>8}{'work GiB':>10}  ours/theirs"]
     first = results[0]
     for result in results:
         mfu = "-" if result.mfu is None else f"{result.mfu:.1%}"
-        memory = "-" if result.peak_memory_bytes is None else f"{result.peak_memory_bytes / 2**30:.1f}"
+        memory = "-" if result.working_memory_bytes is None else f"{result.working_memory_bytes / 2**30:.1f}"
         if result.name == "ours":
             first = result
         ratio = "" if result is first else f"  {first.tokens_per_second / result.tokens_per_second:.2f}"
         lines.append(
             f"{result.name:14}{result.preset:14}{result.micro_batch:>6}{result.tokens_per_second:>12,.0f}{mfu:>8}"
-            f"{memory:>8}{ratio}"
+            f"{memory:>10}{ratio}"
         )
     return lines
 
@@ -222,6 +220,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--loss-chunk", type=int, default=TrainSettings().loss_chunk, help="0: all logits at once")
     parser.add_argument("--nanogpt", type=Path, help="a checkout of karpathy/nanoGPT to run beside ours")
     parser.add_argument("--transformers", action="store_true", help="run transformers' GPT2LMHeadModel beside ours")
+    parser.add_argument(
+        "--cpu-seconds", action="store_true", help="count this process's CPU seconds: for a machine that others use"
+    )
     parser.add_argument("--json", type=Path, help="also write the results here")
     options = parser.parse_args(arguments)
     options.loss_chunk = options.loss_chunk or None

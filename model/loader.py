@@ -123,6 +123,8 @@ class Prefetcher:
 
     def _fill(self, batches: Iterator[npt.NDArray[np.int64]]) -> None:
         try:
+            if self._device.type == "cuda":  # pinning would make a context on the first GPU, whichever is ours
+                self._torch.cuda.set_device(self._device)
             for batch in batches:
                 rows = self._torch.from_numpy(batch)
                 if not self._put(rows.pin_memory() if self._device.type == "cuda" else rows):

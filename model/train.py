@@ -232,7 +232,7 @@ class Trainer:
         speed = _Speed(p, group)
         skipped_in_a_row = 0
         saved_at = self.step
-        with _Log(self.run, group, settings, self.metrics_bytes) as logs, Prefetcher(batches, group.device) as ahead, \
+        with _Log(self.run, group, settings, self.step) as logs, Prefetcher(batches, group.device) as ahead, \
                 _sigterm() as stopped:  # fmt: skip
             self._logs = logs
             while self.step < p.steps:
@@ -478,9 +478,8 @@ def _gather(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
 class _Log:
     """metrics.jsonl, speed.jsonl, TensorBoard and the progress line; silent but on the first process."""
 
-    def __init__(self, run: Path, group: Processes, settings: TrainSettings, metrics_bytes: int) -> None:
+    def __init__(self, run: Path, group: Processes, settings: TrainSettings, step: int) -> None:
         self._first = group.first
-        self._settings = settings
         self._board: Any = None
         if self._first:
             self._metrics = (run / "metrics.jsonl").open("ab")
@@ -489,7 +488,7 @@ class _Log:
                 with contextlib.suppress(ImportError):
                     from torch.utils.tensorboard import SummaryWriter
 
-                    self._board = SummaryWriter(str(run / "tensorboard"))
+                    self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
     def metrics(self, record: Mapping[str, Any], *, evaluation: bool = False) -> None:
         if not self._first:

@@ -243,9 +243,10 @@ def test_one_batch_is_learned_by_heart() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own compiler imports what it deprecates
 def test_compiled_equals_eager() -> None:
     eager, compiled = build(loss_chunk=16), build(loss_chunk=16)
-    compiled.compile(dynamic=False)
+    compiled.compile(dynamic=False, fullgraph=True)
     rows = tokens_of(2, 25)
     losses = []
     for model in (eager, compiled):

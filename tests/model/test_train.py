@@ -23,8 +23,9 @@ from safetensors.torch import load_file
 from model import checkpoint, train
 from model.config import TrainJob, job_json
 from model.data import open_shards
+from model.evals.baseline import compare
 from model.evals.ngram import Ngram, bits_per_byte
-from model.loader import Samples, sample_numbers
+from model.loader import Samples
 from model.parallel import processes
 
 Make = Callable[..., TrainJob]
@@ -299,18 +300,20 @@ def test_the_last_evaluation_is_that_of_a_plain_loop(job: Make) -> None:
     assert summary["validation_bits_per_byte"] == pytest.approx(nats / math.log(2) / size, rel=1e-6)
 
 
-def test_a_trained_model_beats_a_bigram_model_on_the_tokens_it_saw(job: Make) -> None:
+def test_a_trained_model_beats_a_unigram_model_on_the_tokens_it_saw(job: Make) -> None:
     this = job(steps=150, model={"width": 64, "heads": 4}, learning_rate=1e-2, evaluate_every=None)
     train.run(this)
-    summary = json.loads((Path(this.run) / "summary.json").read_text())
+    found = compare(this)
     shards = open_shards(Path(this.tokens), "train")
     samples = Samples([shard.tokens for shard in shards.shards], 16)
-    seen = samples[np.unique(sample_numbers(0, 150 * 8, len(samples), seed=0))]
+    assert found["seen"] == len(samples) * 16  # 150 steps of 8 are several epochs of all samples
     held_out = train.validation_samples(Path(this.tokens), 16)
     scored = held_out[np.arange(len(held_out))]
     lengths = train.token_bytes(Path(str(this.tokenizer)), 97)
-    uniform = math.log2(97) * scored[:, 1:].size / lengths[scored[:, 1:]].sum()
-    assert summary["validation_bits_per_byte"] < bits_per_byte(Ngram(seen, 97, 1), scored, lengths) < uniform
+    everything = samples[np.arange(len(samples))]
+    assert found["bigram"] == bits_per_byte(Ngram(everything, 97, 2), scored, lengths)
+    assert found["trigram"] == bits_per_byte(Ngram(everything, 97, 3), scored, lengths)
+    assert found["model"] < bits_per_byte(Ngram(everything, 97, 1), scored, lengths)
 
 
 @pytest.mark.parametrize(
