@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import itertools
-import socket
 import threading
 import time
 import zlib
@@ -17,6 +16,7 @@ from typing import Any
 import brotli
 import pytest
 import zstandard
+from helpers.faulty import cut, faulty_urls, faulty_web, hang_up
 from helpers.links import link_batches, publish
 from helpers.loopback import LoopbackWeb, Request, answer, redirect
 
@@ -27,15 +27,6 @@ from webtext.pages import read_ledger, sealed_segments, update
 
 HTML = b"<html><head><title>t</title></head><body><p>some words</p></body></html>"
 NO_ROBOTS = answer(b"", 404)
-
-
-def cut(conn: socket.socket) -> None:
-    """Says 500 bytes, sends 4 and closes."""
-    conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 500\r\n\r\nhalf")
-
-
-def hang_up(conn: socket.socket) -> None:
-    """Closes without a word."""
 
 
 def loopback(**changes: Any) -> FetchSettings:
@@ -442,47 +433,6 @@ def test_a_forgotten_segment_has_no_more_results() -> None:
 
 
 # A web with every fault -----------------------------------------------------------------------------------------------
-
-WEB_RULES = b"user-agent: *\ndisallow: /private/\n"
-
-
-def faulty_web(request: Request) -> Any:
-    """What a path says is what it gives; the host's number decides on its robots.txt."""
-    kind = request.path.split("/")[1]
-    if request.path == "/robots.txt":
-        number = int(request.host.split(".")[0][1:])
-        return answer(WEB_RULES) if number % 2 else NO_ROBOTS
-    return {
-        "ok": answer(HTML + request.path.encode()),
-        "gz": answer(gzip.compress(HTML + request.path.encode()), headers=[("Content-Encoding", "gzip")]),
-        "gone": answer(b"", 410),
-        "missing": answer(b"", 404),
-        "error": answer(b"", 500),
-        "pdf": answer(b"%PDF", content_type="application/pdf"),
-        "moved": redirect("/ok/" + request.path.split("/")[2], 301),
-        "inside": redirect("http://10.0.0.1/"),
-        "noai": answer(HTML, headers=[("X-Robots-Tag", "noai")]),
-        "cut": cut,
-        "close": hang_up,
-        "private": answer(HTML),
-    }[kind]
-
-
-EXPECTED = {
-    "ok": "ok", "gz": "ok", "gone": "gone", "missing": "not_found", "error": "server_error", "pdf": "content_type",
-    "moved": "ok", "inside": "blocked", "noai": "opt_out", "cut": "truncated", "close": "protocol",
-}  # fmt: skip
-KINDS = [*EXPECTED, "private"]
-
-
-def faulty_urls(hosts: int, pages: int) -> dict[str, str]:
-    """URL -> the outcome that it must have."""
-    urls = {}
-    for number in range(pages):
-        host, kind = number % hosts, KINDS[number // hosts % len(KINDS)]
-        expected = EXPECTED.get(kind) or ("disallowed" if host % 2 else "ok")
-        urls[f"http://h{host}.example/{kind}/{number}"] = expected
-    return urls
 
 
 def half_resolve(web: LoopbackWeb) -> Any:

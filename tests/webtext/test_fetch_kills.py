@@ -1,0 +1,80 @@
+"""kill -9 while fetching: the final ledger differs from an undisturbed run's in tries and times only."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.faulty import faulty_urls, faulty_web
+from helpers.loopback import LoopbackWeb
+
+from webtext.pages import Page, read_ledger, read_pages, sealed_segments
+
+CHILD = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from helpers.links import link_batches, publish
+from webtext import fetch, guard, pages
+
+web_port, folder, urls = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[4]).read_text().split()
+def resolve(host, port, **kwargs):
+    at = ("10.0.0.1", port) if host == "10.0.0.1" else ("127.0.0.1", web_port)
+    return [(2, 1, 6, "", at)]
+settings = fetch.FetchSettings(network=True, allow_loopback=True, per_host_delay_seconds=0.01, retries=0,
+                               segment_links=60, host_failures=1000, deadline_seconds=5.0)
+pages.SYNC_SECONDS = 0.05
+fetcher = fetch.Fetcher(settings, guard=guard.Guard(allow_loopback=True, resolve=resolve))
+pages.update(folder, link_batches(urls), settings, publish=publish, transport=fetcher)
+"""
+
+
+def settled(folder: Path) -> dict[str, tuple[Any, ...]]:
+    rows: dict[str, tuple[Any, ...]] = {}
+    for segment in sealed_segments(folder):
+        for row in read_ledger(segment).to_pylist():
+            facts = ("outcome", "final_url", "payload_sha256", "redirect", "source")
+            rows[row["url"]] = tuple(row[name] for name in facts)
+    return rows
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_the_ledger_is_the_same_but_for_tries_and_times(tmp_path: Path, kills: int) -> None:
+    urls = faulty_urls(20, 360)
+    (tmp_path / "urls").write_text("\n".join(urls))
+    chance = random.Random(1)
+    with LoopbackWeb(faulty_web) as web:
+        command = [sys.executable, "-c", CHILD, str(web.port), str(tmp_path / "p"), str(Path(__file__).parents[1])]
+        command.append(str(tmp_path / "urls"))
+        killed = 0
+        for _ in range(4 * kills):
+            asked = len(web.log)
+            child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            deadline = time.monotonic() + 60
+            goal = asked + chance.randrange(1, 720 // kills)
+            while child.poll() is None and len(web.log) < goal and time.monotonic() < deadline:
+                time.sleep(0.002)
+            if child.poll() is None and killed < kills:
+                os.kill(child.pid, signal.SIGKILL)
+                killed += 1
+                child.wait()
+                continue
+            assert child.wait(60) == 0
+            break
+        else:
+            pytest.fail("no run came to its end")
+    assert killed >= 1
+    found = settled(tmp_path / "p")
+    assert {url: row[0] for url, row in found.items()} == urls
+    kept = [page for segment in sealed_segments(tmp_path / "p") for page in read_pages(segment)]
+    assert all(isinstance(page, Page) for page in kept)
+    assert len(kept) == sum(outcome == "ok" for outcome in urls.values())  # each page once
+    assert not list((tmp_path / "p").rglob("*.tmp"))
+    assert not (tmp_path / "p" / "open").exists()
