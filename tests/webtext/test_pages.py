@@ -325,6 +325,22 @@ def test_no_byte_here_depends_on_a_flipped_bit_going_unseen(tmp_path: Path) -> N
             assert len(found) >= 11  # one bit costs one record
 
 
+def test_a_cut_archive_without_digests_gives_its_whole_records_only(tmp_path: Path) -> None:
+    block = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>a page of some length</p>"
+    head = (
+        "WARC/1.0\r\nWARC-Type: response\r\nWARC-Date: 2015-01-01T00:00:00Z\r\nWARC-Target-URI: http://{}.example/\r\n"
+        "Content-Type: application/http; msgtype=response\r\nContent-Length: {}\r\n\r\n"
+    )
+    records = [head.format(name, len(block)).encode() + block + b"\r\n\r\n" for name in ("one", "two")]
+    path = tmp_path / "plain.warc"
+    path.write_bytes(b"".join(records)[:-20])
+    first, second = archives.read_captures(path)
+    assert isinstance(first, Capture)
+    assert first.url == "http://one.example/"
+    assert isinstance(second, archives.Damage)
+    assert second.offset == len(records[0])
+
+
 # With a network -------------------------------------------------------------------------------------------------------
 
 
