@@ -148,7 +148,8 @@ def transformers_gpt2(architecture: Architecture) -> nn.Module:
 
     from model.hf import config_json
 
-    config = transformers.GPT2Config(**config_json(architecture, 0), attn_implementation="sdpa", use_cache=False)
+    options = {**config_json(architecture, 0), "attn_implementation": "sdpa", "use_cache": False}
+    config = transformers.GPT2Config(**options)
     model: nn.Module = transformers.GPT2LMHeadModel(config)
     return model
 
