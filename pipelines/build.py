@@ -29,6 +29,8 @@ from pipelines.storage import File
 log = logging.getLogger("webtext.build")
 
 SPLITS = ("train", "validation")
+RUN_SECTIONS = ("engine", "model", "train", "evaluate", "sample")  # no byte of a corpus depends on them
+CARD_SECTIONS = ("select", "extract", "filter", "minhash", "dedup")  # what the dataset card tells
 ARCHIVE_INDEX = ".archives"  # below pages/: indexes of archives, which can be made again
 
 GRAPH: dict[str, tuple[str, ...]] = {
@@ -482,6 +484,18 @@ class Build:
                 found.append(inputs.unit(f"{shard:05d}-of-{num_shards:05d}", {"first": first, "end": end}))
             return found
 
+        def carded(results: Records) -> list[Unit]:
+            splits: dict[str, dict[str, int]] = {split: {"documents": 0, "bytes": 0} for split in SPLITS}
+            outcomes: dict[str, int] = {}
+            for record in results["shard"]:
+                for split, facts in record.counts["splits"].items():
+                    for key in splits[split]:
+                        splits[split][key] += facts[key]
+                for reason, number in record.counts["outcomes"].items():
+                    outcomes[reason] = outcomes.get(reason, 0) + number
+            sections = {name: affecting_bytes(self.settings[name]) for name in CARD_SECTIONS}
+            return [Unit("card", arguments={"settings": sections, "splits": splits, "outcomes": outcomes})]
+
         return Stage(
             self.root,
             "corpus",
@@ -494,7 +508,8 @@ class Build:
                     {"corpus": corpus},
                     libraries=("pyarrow",),
                     estimate_bytes=2 << 30,
-                )
+                ),
+                Phase("card", steps.write_card, carded),
             ],
         )
 
@@ -697,19 +712,98 @@ class Build:
                 inputs.add("documents", "documents", file)
             return [inputs.unit("report")]
 
-        return Stage(self.root, "report/dedup", 1, [Phase("report", steps.report_duplicates, units, given)])
+        kernels = ("dedup.words", "dedup.minhash", "dedup._buckets")
+        phase = Phase("report", steps.report_duplicates, units, given, modules=kernels, estimate_bytes=2 << 30)
+        return Stage(self.root, "report/dedup", 1, [phase])
 
     def _report(self) -> Stage:
-        def units(_: Records) -> list[Unit]:
-            seals = [self.root / name / SEAL for name in GRAPH if name != "report"]
-            digests = tuple(storage.sha256_of(path) for path in seals if path.is_file())
-            domains = self.settings["corpus"].webtext_domains
-            listed = self._digests.of(Path(domains)) if domains else None
-            given = {section: affecting_bytes(values) for section, values in self.settings.sections.items()}
-            extras = {"root": str(self.root), "webtext_domains": domains, "settings": given}
-            return [Unit("report", (), digests, {"domains": listed}, extras)]
+        from pipelines import report
 
-        return Stage(self.root, "report", 1, [Phase("report", steps.write_report, units, estimate_bytes=2 << 30)])
+        corpus = self.settings["corpus"]
+        settings = report.public_settings(
+            {name: affecting_bytes(self.settings[name]) for name in self.settings.sections if name not in RUN_SECTIONS}
+        )
+        evaluation_sets = self.settings["overlap"].evaluation_sets
+
+        def measured(_: Records) -> list[Unit]:
+            return [
+                Unit(name, (path,), (digest,)) for split in SPLITS for name, path, digest in self.corpus_files(split)
+            ]
+
+        def posts(_: Records) -> list[Unit]:
+            found = []
+            for kind, phase, prefix in (("months", "key", "keyed/"), ("ages", "merge", "selected-")):
+                for record in self.upstream("selected", phase):
+                    file = record.file(prefix)
+                    path = self.root / "selected" / file.name
+                    found.append(Unit(f"{kind}-{record.name}", (path,), (file.sha256,), {"kind": kind}))
+            return found
+
+        def tokens(_: Records) -> list[Unit]:
+            size = self.upstream("tokenizer", "train")[0].counts["vocab_size"]
+            found = []
+            for record in self.upstream("tokens", "shard"):
+                file = record.file(f"{record.name}.bin")
+                path = self.root / "tokens" / file.name
+                found.append(Unit(f"tokens-{record.name}", (path,), (file.sha256,), {"vocab_size": size}))
+            return found
+
+        def written(results: Records) -> list[Unit]:
+            inputs = Inputs(self.root)
+            for record in results["measure"]:
+                inputs.add("shards", "report", record.file(f"measures/{record.name}.json"))
+                inputs.add("names", "report", record.file(f"measures/{record.name}.parquet"))
+            for record in results["posts"]:
+                inputs.add(record.name.partition("-")[0], "report", record.files[0])
+            for record in results["tokens"]:
+                inputs.add("usage", "report", record.files[0])
+            gpt2 = steps.released_vocabulary(corpus.gpt2_vocabulary)
+            files = sorted(path for path in gpt2.iterdir() if path.is_file()) if gpt2 else []
+            arguments = {
+                "settings": settings,
+                "seals": self._seals(),
+                "domains": self._digests.of(Path(corpus.webtext_domains)) if corpus.webtext_domains else None,
+                "gpt2": [self._digests.of(path) for path in files],
+                "sets": self.digests_of(evaluation_sets),
+            }
+            extras = {
+                "root": str(self.root),
+                "domains": Path(corpus.webtext_domains) if corpus.webtext_domains else None,
+                "gpt2": gpt2,
+                "evaluation_sets": evaluation_sets,
+            }
+            return [inputs.unit("report", arguments, extras)]
+
+        def listed(results: Records) -> list[Unit]:
+            made = [file.sha256 for records in results.values() for record in records for file in record.files]
+            arguments = {
+                "settings": settings,
+                "seals": self._seals(),
+                "made": made,
+                "versions": report.versions(),
+                "unicode": report.unicode_versions(),
+            }
+            stages = tuple(name for name in GRAPH if name != "report")
+            extras = {"root": str(self.root), "stages": stages, "made": dict(results)}
+            return [Unit("manifest", arguments=arguments, extras=extras)]
+
+        return Stage(
+            self.root,
+            "report",
+            1,
+            [
+                Phase("measure", steps.measure_shard, measured, libraries=("resiliparse",)),
+                Phase("posts", steps.measure_posts, posts),
+                Phase("tokens", steps.measure_tokens, tokens),
+                Phase("report", steps.write_report, written, estimate_bytes=2 << 30),
+                Phase("manifest", steps.write_manifest, listed),
+            ],
+        )
+
+    def _seals(self) -> dict[str, str]:
+        """The digests of the seals that the report reads."""
+        seals = {name: self.root / name / SEAL for name in GRAPH if name != "report"}
+        return {name: storage.sha256_of(path) for name, path in seals.items() if path.is_file()}
 
 
 class Inputs:

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.util
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -711,6 +712,16 @@ def gpt2_vocabulary(setting: str | None) -> Path:
     return Path(spec.submodule_search_locations[0]) / "data"
 
 
+def released_vocabulary(setting: str | None) -> Path | None:
+    """The same where it is there; None where nobody set it and no package has it."""
+    if setting is not None:
+        return gpt2_vocabulary(setting)
+    try:
+        return gpt2_vocabulary(None)
+    except ValueError:
+        return None
+
+
 def encode_shard(work: Work) -> Counts:
     """One corpus shard -> its token ids, apart by token shard."""
     from model import data
@@ -891,6 +902,10 @@ def report_overlap(work: Work) -> Counts:
         tables = overlap.overlap_tables(indexes, found, quoted_examples=settings.quoted_examples)
     for name, table_ in zip(tables._fields, tables, strict=True):
         work.table(f"{name}.parquet", table_.schema, [table_])
+    from pipelines import report as reports
+
+    with work.writing("index.html") as path:
+        reports.write_overlap(path, tables, settings)
     return {"sets": len({row["set"] for row in tables.rows.to_pylist()})}
 
 
@@ -905,11 +920,81 @@ def report_duplicates(work: Work) -> Counts:
 # report/ -------------------------------------------------------------------------------------------------------------
 
 
-def write_report(work: Work) -> Counts:
-    """Everything sealed -> what a person reads and a program checks."""
+def write_card(work: Work) -> Counts:
+    """README.md of corpus/, from what its shards count."""
     from pipelines import report as reports
 
-    root = Path(work.unit.extras["root"])
-    with work.files() as folder:
-        reports.write(root, folder, settings=work.unit.extras["settings"], domains=work.unit.extras["webtext_domains"])
+    arguments = work.unit.arguments
+    with work.writing("README.md") as path:
+        path.write_text(
+            reports.card(arguments["settings"], arguments["splits"], arguments["outcomes"]), encoding="utf-8"
+        )
     return {}
+
+
+def measure_shard(work: Work) -> Counts:
+    """One corpus shard -> what the report counts and quotes of it."""
+    from pipelines import measure
+
+    facts, names = measure.measure_shard(work.unit.inputs[0])
+    with work.writing(f"measures/{work.unit.name}.json") as path:
+        path.write_text(storage.canonical_json(facts) + "\n", encoding="utf-8")
+    work.table(f"measures/{work.unit.name}.parquet", measure.NAME_SCHEMA, [names])
+    return {"documents": facts["documents"]}
+
+
+def measure_posts(work: Work) -> Counts:
+    """One file of keyed submissions or of selected links -> karma by month, or how old the scores are."""
+    from pipelines import measure
+
+    measured = measure.karma_months if work.unit.arguments["kind"] == "months" else measure.score_ages
+    table = measured(work.unit.inputs[0])
+    work.table(f"measures/{work.unit.name}.parquet", table.schema, [table])
+    return {}
+
+
+def measure_tokens(work: Work) -> Counts:
+    """One token shard -> how often each token occurs in it."""
+    from model import data
+    from pipelines import measure
+
+    size = work.unit.arguments["vocab_size"]
+    counts = measure.token_usage(work.unit.inputs[0], size, data.HEADER_BYTES, data.token_dtype(size))
+    table = pa.table({"count": counts})
+    work.table(f"measures/{work.unit.name}.parquet", table.schema, [table])
+    return {}
+
+
+def write_report(work: Work) -> Counts:
+    """Everything sealed and measured -> what a person reads, and the same as JSON."""
+    from pipelines import report as reports
+
+    extras = work.unit.extras
+    by_kind = inputs_by_kind(work)
+    inputs = reports.CorpusInputs(
+        Path(extras["root"]),
+        work.unit.arguments["settings"],
+        **{kind: by_kind.get(kind, []) for kind in ("shards", "names", "months", "ages", "usage")},
+        domains=extras["domains"],
+        gpt2=extras["gpt2"],
+        evaluation_sets=extras["evaluation_sets"],
+    )
+    with work.files() as folder:
+        return reports.write_corpus(inputs, folder)
+
+
+def write_manifest(work: Work) -> Counts:
+    """Every file of the build, and what made it."""
+    from pipelines import report as reports
+
+    extras = work.unit.extras
+    with work.writing("manifest.json") as path:
+        value = reports.manifest(
+            Path(extras["root"]),
+            extras["stages"],
+            extras["made"],
+            settings=work.unit.arguments["settings"],
+            commit=reports.git_commit(),
+        )
+        path.write_text(json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return {"files": len(value["files"])}
