@@ -502,7 +502,7 @@ def train(counts: pa.Table, settings: TokenizerSettings) -> Vocabulary:
 
     The merges are those of `tokenizers.trainers.BpeTrainer(special_tokens=[], vocab_size=settings.vocab_size - 1,
     min_frequency=settings.min_frequency, initial_alphabet=ByteLevel.alphabet())` on the text that was counted. A text
-    too small for the size asked is one warning. Memory: about 10 bytes per byte of distinct piece.
+    too small for the size asked is one warning. Memory: about 20 bytes per byte of distinct piece, 60 per pair.
     """
     from webtext import _bpe_training as kernels
 
