@@ -29,7 +29,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,52 +39,14 @@ from numpy.typing import NDArray
 
 from dedup import _buckets
 from dedup._buckets import DROPPED, NOBODY
-from dedup.minhash import MinHashSettings, SignatureBatch, ids_to_hex, read_signature_batches, shingle_hashes
+from dedup.minhash import SignatureBatch, ids_to_hex, read_signature_batches, shingle_hashes
+from dedup.settings import DedupSettings, MinHashSettings
 
 TextsById = Callable[[NDArray[np.int64]], Any]
 """Gives the texts (Arrow string or large_string array) of documents, named by their positions in `ids`, ascending."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many units are done, and of how many."""
-
-
-@dataclass(frozen=True, slots=True)
-class DedupSettings:
-    """[dedup]: which documents are duplicates of which."""
-
-    threshold: float = field(
-        default=0.75,
-        metadata={
-            "help": "Jaccard similarity from which documents are duplicates (14 x 8 bands find 77% of pairs at 0.75)"
-        },
-    )
-    near_threshold: float = field(
-        default=0.5,
-        metadata={"help": "estimated similarity above which two documents never straddle train and validation"},
-    )
-    doubt: float = field(
-        default=4.0, metadata={"help": "standard errors around the threshold within which the texts are compared"}
-    )
-    star_bucket: int = field(default=64, metadata={"help": "buckets of up to this many documents compare all pairs"})
-    giant_cluster: int = field(default=1000, metadata={"help": "the report warns of clusters of this many documents"})
-    memory_bytes: int = field(
-        default=4 << 30, metadata={"help": "memory for finding duplicates, besides 40 bytes a document", "bytes": False}
-    )
-    workers: int = field(default=2, metadata={"help": "threads", "bytes": False})
-
-    def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
-            raise ValueError(f"[dedup] threshold: expected above 0 and up to 1, got {self.threshold}; 0.75 is usual")
-        if not 0 < self.near_threshold <= self.threshold:
-            raise ValueError(
-                f"[dedup] near_threshold: expected above 0 and up to threshold ({self.threshold}), "
-                f"got {self.near_threshold}; 0.5 is usual"
-            )
-        if self.doubt < 0:
-            raise ValueError(f"[dedup] doubt: expected 0 or more standard errors, got {self.doubt}; 4 is usual")
-        for name, least in (("star_bucket", 2), ("giant_cluster", 2), ("memory_bytes", 1 << 20), ("workers", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"[dedup] {name}: expected at least {least}, got {getattr(self, name)}; raise it")
 
 
 def rank_documents(

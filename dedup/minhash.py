@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,60 +23,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dedup.words import WORDS_VERSION, Buffers, exact_hash, hash_batch, ngram_hashes, text_batches
-
-
-@dataclass(frozen=True, slots=True)
-class MinHashSettings:
-    """[minhash]: how texts are signed, and how a signature is cut into bands."""
-
-    ngram: int = field(default=5, metadata={"help": "words in a shingle"})
-    bands: int = field(default=14, metadata={"help": "bands of a signature; two texts that share one are compared"})
-    rows: int = field(default=8, metadata={"help": "values in a band; a signature has bands x rows"})
-    threshold: float | None = field(
-        default=None,
-        metadata={"help": "a Jaccard similarity to cut the bands x rows values for, instead of as bands and rows say"},
-    )
-    seed: int = field(default=1, metadata={"help": "seed of the permutations; 1 is datasketch's"})
-
-    def __post_init__(self) -> None:
-        for name, low, high in (("ngram", 1, 1000), ("bands", 1, 4096), ("rows", 1, 4096), ("seed", 0, 2**32 - 1)):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(
-                    f"[minhash] {name}: expected {low} to {high}, got {value}; the usual is 5, 14, 8 and 1"
-                )
-        if self.permutations > 4096:
-            raise ValueError(f"[minhash] bands: expected bands x rows up to 4096, got {self.permutations}; lower one")
-        if self.threshold is not None and not 0 < self.threshold < 1:
-            raise ValueError(
-                f"[minhash] threshold: expected a similarity between 0 and 1, got {self.threshold}; "
-                "leave it empty to use bands and rows"
-            )
-
-    @property
-    def permutations(self) -> int:
-        """The number of values in a signature."""
-        return self.bands * self.rows
-
-    @property
-    def scheme(self) -> str:
-        """Everything a signature's bytes depend on besides the text; equal schemes may be compared."""
-        return f"{WORDS_VERSION} ngram={self.ngram} affine32 seed={self.seed} permutations={self.permutations}"
-
-    def banding(self) -> tuple[int, int]:
-        """(bands, rows) in use: as set, or datasketch's optimum for `threshold` within `permutations`."""
-        if self.threshold is None:
-            return self.bands, self.rows
-        return _optimal_banding(self.threshold, self.permutations)
-
-
-@lru_cache(maxsize=16)
-def _optimal_banding(threshold: float, permutations: int) -> tuple[int, int]:
-    from datasketch import MinHashLSH  # heavy, and needed only here
-
-    lsh = MinHashLSH(threshold=threshold, num_perm=permutations)
-    return int(lsh.b), int(lsh.r)
+from dedup.settings import MinHashSettings
+from dedup.words import Buffers, exact_hash, hash_batch, ngram_hashes, text_batches
 
 
 @lru_cache(maxsize=8)

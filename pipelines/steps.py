@@ -538,11 +538,12 @@ def sign_documents(work: Work) -> Counts:
     """One segment's documents -> their signatures. Filters have no say: a signature outlives them."""
     from dedup import minhash
 
+    settings = work.unit.extras["minhash"]
     tables = [
-        minhash.signature_table(batch.column("id"), batch.column("text"), work.settings["minhash"])
+        minhash.signature_table(batch.column("id"), batch.column("text"), settings)
         for batch in storage.read_batches(work.unit.inputs[0], ["id", "text"])
     ]
-    schema = minhash.signature_schema(work.settings["minhash"])
+    schema = minhash.signature_schema(settings)
     table = pa.concat_tables(tables) if tables else schema.empty_table()
     with work.writing(f"signatures/{work.unit.name}.arrow", table.num_rows) as path:
         minhash.write_signatures(path, table)
