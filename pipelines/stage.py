@@ -451,7 +451,10 @@ class _Journal:
         self._append([{"phase": phase, "name": record.name, "record": record_to(record)}])
 
     def _append(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        storage.failpoint("journal", self.path)
+        if entries:
+            first = entries[0]
+            what = "done" if "record" in first else "begin"
+            storage.failpoint("journal", self.path, f"{what} {first['phase']}/{first['name']}")
         self._stream.writelines(storage.canonical_json(entry).encode() + b"\n" for entry in entries)
         self._stream.flush()
         os.fsync(self._stream.fileno())

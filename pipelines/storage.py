@@ -42,12 +42,14 @@ class File:
     rows: int | None = None
 
 
-def failpoint(event: str, path: Path | None = None) -> None:
+def failpoint(event: str, path: Path | None = None, detail: str = "") -> None:
     """Die or fail here if WEBTEXT_FAILPOINT says so; does nothing otherwise.
 
     The variable reads `EVENT@N=ACTION`: at the N-th (from 1) EVENT of all processes together, ACTION is `kill`
     (SIGKILL to this process), `killgroup` (to the whole process group), `enospc` or `eio` (an OSError). `*` stands
-    for any event. WEBTEXT_FAILPOINT_COUNTER names the file in which the processes count together.
+    for any event. `EVENT@each=ACTION` acts at each event once, told apart by file and `detail`, however often the
+    build is run again: so every event of a build can be tried in one root. WEBTEXT_FAILPOINT_COUNTER names the file
+    in which the processes count together.
     """
     wanted = os.environ.get("WEBTEXT_FAILPOINT")
     if not wanted:
@@ -56,13 +58,13 @@ def failpoint(event: str, path: Path | None = None) -> None:
     name, _, number = where.partition("@")
     if name not in (event, "*"):
         return
-    counter = os.open(os.environ["WEBTEXT_FAILPOINT_COUNTER"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        os.write(counter, b".")
-        position = os.lseek(counter, 0, os.SEEK_CUR)
-    finally:
-        os.close(counter)
-    if position != int(number or 1):
+    counter = Path(os.environ["WEBTEXT_FAILPOINT_COUNTER"])
+    acts = (
+        _is_new(counter, f"{event} {_lasting(path)} {detail}\n")
+        if number == "each"
+        else _count(counter) == int(number or 1)
+    )
+    if not acts:
         return
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -73,6 +75,32 @@ def failpoint(event: str, path: Path | None = None) -> None:
         raise OSError(code, os.strerror(code), str(path) if path else None)
     else:
         raise ValueError(f"WEBTEXT_FAILPOINT: expected the action kill, killgroup, enospc or eio, got {action!r}")
+
+
+def _lasting(path: Path | None) -> str:
+    """The path without what only this process calls it."""
+    return str(path).replace(f".{os.getpid()}{TEMPORARY_SUFFIX}", TEMPORARY_SUFFIX)
+
+
+def _count(counter: Path) -> int:
+    """One more event of all processes together: how many there are now."""
+    stream = os.open(counter, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.write(stream, b".")
+        return os.lseek(stream, 0, os.SEEK_CUR)
+    finally:
+        os.close(stream)
+
+
+def _is_new(counter: Path, event: str) -> bool:
+    """Whether no process has met this event before; it has been met from now on."""
+    with counter.open("a+", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.seek(0)
+        if event in stream:
+            return False
+        stream.write(event)
+        return True
 
 
 def fsync_directory(directory: Path) -> None:

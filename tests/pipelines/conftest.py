@@ -1,0 +1,5 @@
+"""The small web and its undisturbed build."""
+
+from helpers.webs import built, server, web
+
+__all__ = ["built", "server", "web"]
