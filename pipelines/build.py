@@ -23,7 +23,18 @@ from typing import Any
 from pipelines import steps, storage
 from pipelines.config import Settings
 from pipelines.engine import LocalEngine
-from pipelines.stage import SEAL, Digests, Phase, Record, Records, Stage, Unit, affecting_bytes, sealed_records
+from pipelines.stage import (
+    SEAL,
+    Digests,
+    Phase,
+    Record,
+    Records,
+    Stage,
+    StageError,
+    Unit,
+    affecting_bytes,
+    sealed_records,
+)
 from pipelines.storage import File
 
 log = logging.getLogger("webtext.build")
@@ -58,7 +69,8 @@ class Build:
 
     settings: Settings
     on_fetch: Callable[[dict[str, int]], None] | None = None
-    stopping: bool = False  # set by a signal: fetching ends at the next chance
+    fetching: bool = False
+    stopping: bool = False  # set by a signal while fetching, which then ends at the next chance
     graph: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: GRAPH)
     _fetched: bool = False
     _complete: dict[str, Records | None] = field(default_factory=dict)  # what was found since the last run
@@ -102,7 +114,9 @@ class Build:
 
         self._complete.clear()
         if name == "pages":
+            self.fetching = True
             self._fetch()
+            self.fetching = False
             stage = self.stage(name)
         stage.run(engine, progress=tell)
 
@@ -237,24 +251,31 @@ class Build:
 
     def _fetch(self) -> None:
         """Settle every selected link that can be settled; in this process, whose threads wait for servers."""
-        from webtext import pages
+        from webtext import fetch, links, pages, urls
 
         self.root.joinpath("pages").mkdir(parents=True, exist_ok=True)
+        rules = links.url_rules(self.settings["select"])
 
-        def links() -> Iterator[Any]:
+        def selected() -> Iterator[Any]:
             for record in self.upstream("selected", "merge"):
                 path = self.root / "selected" / record.file(record.name).name
                 yield from storage.read_batches(path, ["id", "url", "created_at"])
 
-        summary = pages.update(
-            self.root / "pages",
-            links(),
-            self.settings["fetch"],
-            publish=storage.publish,
-            progress=self.on_fetch,
-            stop=lambda: self.stopping,
-            cache=self.root / "pages" / ARCHIVE_INDEX,
-        )
+        try:
+            summary = pages.update(
+                self.root / "pages",
+                selected(),
+                self.settings["fetch"],
+                publish=storage.publish,
+                progress=self.on_fetch,
+                stop=lambda: self.stopping,
+                reject=lambda url: urls.rejection(url, rules),
+                cache=self.root / "pages" / ARCHIVE_INDEX,
+            )
+        except InterruptedError:
+            raise KeyboardInterrupt from None
+        except fetch.NetworkDownError as error:
+            raise StageError(str(error)) from None
         for damage in summary.damage:
             log.warning("pages: %s: byte %d: %s", damage.archive, damage.offset, damage.detail)
         if summary.stopped == "asked to stop":

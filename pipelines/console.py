@@ -42,6 +42,7 @@ class Console:
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last_line: dict[str, float] = {}
+        self._fetch_start: tuple[float, int] | None = None
 
     def attach_logs(self, file: Path | None) -> None:
         """Send this package's log to the terminal and, with its times, to `file`."""
@@ -101,6 +102,18 @@ class Console:
         if now - self._last_line.setdefault(what, now) >= SECONDS_BETWEEN_LINES:
             log.info("%s: %s of %s %s", what, f"{done:,}", f"{total:,}", note)
             self._last_line[what] = now
+
+    def fetching(self, counts: dict[str, int]) -> None:
+        """Pages as they come: settled of planned, pages a second, outcomes by reason."""
+        counts = dict(counts)
+        settled, planned = counts.pop("settled", 0), counts.pop("planned", 0)
+        now = time.monotonic()
+        self._fetch_start = self._fetch_start or (now, settled)
+        rate = (settled - self._fetch_start[1]) / max(1e-3, now - self._fetch_start[0])
+        note = ", ".join(
+            f"{number:,} {name}" for name, number in sorted(counts.items(), key=lambda one: -one[1]) if number
+        )
+        self.update("pages", settled, planned, f"{rate:,.0f}/s; {note}")
 
     def fail(self, line: str) -> None:
         """The reason of a failure, as one line."""

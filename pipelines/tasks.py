@@ -17,7 +17,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
 import luigi
 import luigi.configuration
@@ -66,11 +66,18 @@ class Session:
             quiet_luigi()
             self._engine = LocalEngine(self.build.settings["engine"], lock=self.root.workers_lock)
             atexit.register(self._engine.close)
-            signal.signal(signal.SIGTERM, _stop)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, _stop)
         return self._engine
 
 
-def _stop(number: int, frame: object) -> NoReturn:
+def _stop(number: int, frame: object) -> None:
+    """SIGTERM and Ctrl-C: fetching ends at its next chance, with everything synced; other work ends at once."""
+    build = session().build
+    if build.fetching and not build.stopping:
+        build.stopping = True
+        session().console.fail("stopping: what is under way is written down; once more to stop at once")
+        return
     raise KeyboardInterrupt
 
 
@@ -137,9 +144,17 @@ class StageTask(luigi.Task):
             engine = current.engine()
             build = self.build()
             build.progress = progress
+            build.on_fetch = current.console.fetching
             engine.on_progress = lambda job, done, total: current.console.update(job[1].unit.name, done, total)
             with current.console.stage(self.stage):
                 build.run(self.stage, engine)
+        self.show_page()
+
+    def show_page(self) -> None:
+        """Say where the page is, of a stage that makes one."""
+        if self.stage in PAGES:
+            what, page = PAGES[self.stage]
+            session().console.paths({what: self.build().root / page})
 
 
 @contextmanager
@@ -315,12 +330,19 @@ class PlanCorpus(luigi.Task):
         self._printed = True
 
 
+PAGES = {
+    "overlap": ("overlap", "overlap/index.html"),
+    "report/dedup": ("duplicates", "report/dedup/index.html"),
+}
+"""Stage -> (what, path) of the pages that somebody may have asked for alone."""
+
 RESULTS = {
     "report": "report/index.html",
     "corpus": "corpus/",
     "tokenizer": "tokenizer/",
     "token shards": "tokens/",
-    "overlap table": "overlap/",
+    "overlap": "overlap/index.html",
+    "duplicates": "report/dedup/index.html",
     "manifest": "report/manifest.json",
 }
 
