@@ -13,6 +13,7 @@ from dataclasses import dataclass
 WIDTH, HEIGHT = 720, 250
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 14, 34
 MAX_LABELS = 12
+MAX_COLUMN = 96.0  # units: few columns do not become slabs
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,10 @@ class Curve:
 
 
 def nice_ticks(largest: float, count: int = 4) -> list[float]:
-    """Round numbers from 0 to at least `largest`, about `count` steps of 1, 2 or 5 times a power of ten."""
+    """Round numbers from 0 to at least `largest`, about `count` steps of 1, 2 or 5 times a power of ten, from 1 up."""
     if largest <= 0:
         return [0.0, 1.0]
-    rough = largest / count
+    rough = max(1.0, largest / count)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     return [step * index for index in range(math.ceil(largest / step - 1e-9) + 1)]
@@ -101,7 +102,7 @@ def columns(
     """Stacked columns: values[i] are the parts of the column over labels[i], from the bottom up."""
     ticks = nice_ticks(max((sum(parts) for parts in values), default=0))
     plot_width, plot_height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-    step = plot_width / max(1, len(labels))
+    step = min(MAX_COLUMN, plot_width / max(1, len(labels)))
     gap = min(4.0, step * 0.15)
     boxes = []
     for index, (label, parts) in enumerate(zip(labels, values, strict=True)):

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import heapq
 import re
@@ -65,20 +66,23 @@ _TRANSLATION = "|".join(
     )
 )
 _QUESTION = (
-    r"(?:^|\n)[ \t]{0,8}(?:q|question)[ \t]{0,2}[:.][ \t]{0,4}[^\n]{4,400}"
+    r"(?i)(?:^|\n)[ \t]{0,8}(?:q|question)[ \t]{0,2}[:.][ \t]{0,4}[^\n]{4,400}"
     r"\n{1,3}[ \t]{0,8}(?:a|answer)[ \t]{0,2}[:.][ \t]"
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Kind:
     """A task that a text can hold."""
 
     name: str
     title: str
     note: str
-    likely: str  # RE2 without groups, asked of a whole batch first
-    pattern: re.Pattern[str]
+    pattern: str  # means the same to RE2, which is asked first and of whole batches, and to Python
+
+    @functools.cached_property
+    def compiled(self) -> re.Pattern[str]:
+        return re.compile(self.pattern, re.ASCII)
 
 
 DEMONSTRATIONS = (
@@ -87,22 +91,19 @@ DEMONSTRATIONS = (
         "Translation pairs",
         "a passage said to be translated, or quoted as another language says it (“like they say in French: …”), "
         "or lines labelled by language",
-        rf"(?i)translat|\b(?:in|{_LANGUAGES})\b ?[:,]? ?[\"“«„':]",
-        re.compile(_TRANSLATION),
+        _TRANSLATION,
     ),
     Kind(
         "summary",
         "TL;DR",
         "a text and its own summary",
-        r"(?i)\btl ?;? ?dr\b",
-        re.compile(r"\btl ?;? ?dr\b[^\n]{0,4}", re.IGNORECASE),
+        r"(?i)\btl ?;? ?dr\b:?",
     ),
     Kind(
         "question",
         "Q: and A:",
         "a line that asks and the next that answers",
-        r"(?i)\b(?:q|question) ?[:.]",
-        re.compile(_QUESTION, re.IGNORECASE),
+        _QUESTION,
     ),
 )
 
@@ -116,11 +117,11 @@ def find_demonstrations(ids: list[str], urls: list[str], texts: Any) -> dict[str
     """For each kind: (occurrences, quote of the first) of every text (Arrow string array) that holds one."""
     found: dict[str, list[tuple[int, dict[str, str]]]] = {}
     for kind in DEMONSTRATIONS:
-        rows = np.flatnonzero(pc.match_substring_regex(texts, kind.likely).to_numpy(zero_copy_only=False))
+        rows = np.flatnonzero(pc.match_substring_regex(texts, kind.pattern).to_numpy(zero_copy_only=False))
         hits = found.setdefault(kind.name, [])
         for row in rows.tolist():
             text = texts[row].as_py()
-            matches = list(kind.pattern.finditer(text))
+            matches = list(kind.compiled.finditer(text))
             if not matches:
                 continue
             start, end = matches[0].span()
@@ -128,12 +129,30 @@ def find_demonstrations(ids: list[str], urls: list[str], texts: Any) -> dict[str
             quote = {
                 "id": ids[row],
                 "url": urls[row],
-                "before": text[max(0, start - CONTEXT) : start],
+                "before": _before(text, start),
                 "passage": text[start:end],
-                "after": text[end : end + CONTEXT],
+                "after": _after(text, end),
             }
             hits.append((len(matches), quote))
     return found
+
+
+def _before(text: str, end: int) -> str:
+    """CONTEXT characters up to `end`, from the beginning of a word."""
+    start = max(0, end - CONTEXT)
+    if start == 0:
+        return text[:end]
+    blank = text.find(" ", start, end)
+    return "… " + text[blank + 1 if blank >= 0 else start : end]
+
+
+def _after(text: str, start: int) -> str:
+    """CONTEXT characters from `start`, to the end of a word."""
+    end = start + CONTEXT
+    if end >= len(text):
+        return text[start:]
+    blank = text.rfind(" ", start, end)
+    return text[start : blank if blank > start else end] + " …"
 
 
 # One corpus shard ----------------------------------------------------------------------------------------------------

@@ -139,6 +139,13 @@ def public_settings(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, dict
 def write_dedup(inputs: Mapping[str, list[Path]], folder: Path, dedup: Any, minhash: Any) -> dict[str, Any]:
     """Write index.html and dedup.json of the `verdicts`, `pairs` and `documents` files into `folder`."""
     facts = duplicate_facts(inputs, dedup, minhash)
+    (folder / "index.html").write_text(dedup_page(facts, dedup, minhash), encoding="utf-8")
+    _write_json(folder / "dedup.json", facts)
+    return {key: facts[key] for key in ("documents", "bytes", "clusters", "largest")}
+
+
+def dedup_page(facts: Mapping[str, Any], dedup: Any, minhash: Any) -> str:
+    """The page of `duplicate_facts`."""
     documents, sizes = facts["documents"], facts["bytes"]
     total = sum(documents.values())
     outcomes = [("looked at", total, 1.0 if total else None, sum(sizes.values()))]
@@ -157,7 +164,7 @@ def write_dedup(inputs: Mapping[str, list[Path]], folder: Path, dedup: Any, minh
         for row in facts["planted"]
         if row["pairs"]
     ]
-    page = render(
+    return render(
         "dedup.html.j2",
         facts=facts,
         figures=[
@@ -171,7 +178,7 @@ def write_dedup(inputs: Mapping[str, list[Path]], folder: Path, dedup: Any, minh
         outcomes=outcomes,
         size_chart=charts.columns(
             "Clusters by number of documents",
-            [f"{row['at_least']}–{row['at_most']}" for row in facts["cluster_sizes"]],
+            [f"{row['at_least']:,}–{row['at_most']:,}" for row in facts["cluster_sizes"]],
             [[row["clusters"]] for row in facts["cluster_sizes"]],
             x_title="documents in a cluster",
         ),
@@ -196,9 +203,6 @@ def write_dedup(inputs: Mapping[str, list[Path]], folder: Path, dedup: Any, minh
             if one.metadata.get("bytes", True)
         ],
     )
-    (folder / "index.html").write_text(page, encoding="utf-8")
-    _write_json(folder / "dedup.json", facts)
-    return {key: facts[key] for key in ("documents", "bytes", "clusters", "largest")}
 
 
 REASONS = ("kept", "near", "exact")
@@ -479,8 +483,7 @@ class CorpusInputs:
 def write_corpus(inputs: CorpusInputs, folder: Path) -> dict[str, Any]:
     """Write index.html and report.json of a build into `folder`; its main numbers."""
     facts = corpus_facts(inputs)
-    page = render("index.html.j2", **_corpus_page(facts))
-    (folder / "index.html").write_text(page, encoding="utf-8")
+    (folder / "index.html").write_text(corpus_page(facts), encoding="utf-8")
     _write_json(folder / "report.json", facts)
     return {"documents": facts["documents"], "bytes": facts["bytes"]}
 
@@ -550,8 +553,8 @@ def corpus_facts(inputs: CorpusInputs) -> dict[str, Any]:
     }
 
 
-def _corpus_page(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What index.html.j2 shows of `facts`."""
+def corpus_page(facts: Mapping[str, Any]) -> str:
+    """The page of `corpus_facts`."""
     steps = [
         {
             **step,
@@ -565,7 +568,7 @@ def _corpus_page(facts: Mapping[str, Any]) -> dict[str, Any]:
     halves = {unit: list(group) for unit, group in itertools.groupby(steps, key=lambda step: step["unit"])}
     rows = [row for row in facts["overlap"] if row["against"] == "corpus" and row["unit"] == "examples"]
     dedup = facts["dedup"]
-    return {
+    values = {
         **{key: facts[key] for key in facts if key not in ("settings", "overlap", "funnel")},
         "figures": [
             ("documents", f"{documents:,}"),
@@ -611,6 +614,7 @@ def _corpus_page(facts: Mapping[str, Any]) -> dict[str, Any]:
             if values
         ],
     }
+    return render("index.html.j2", **values)
 
 
 LOW_KARMA = ("karma_0_or_less", "karma_1", "karma_2")
@@ -929,9 +933,9 @@ def unicode_versions() -> dict[str, str]:
     return {"words": WORDS, "tokens": TOKENS, "python": unicodedata.unidata_version}
 
 
-def git_commit() -> str | None:
+def git_commit(checkout: Path | None = None) -> str | None:
     """The commit of the checkout that this code runs from; None where it is installed without one."""
-    checkout = Path(__file__).resolve().parents[1]
+    checkout = checkout or Path(__file__).resolve().parents[1]
     if not (checkout / ".git").exists():
         return None
     try:
