@@ -25,6 +25,7 @@ from __future__ import annotations
 import codecs
 import functools
 import importlib.metadata
+import itertools
 import logging
 import os
 import queue
@@ -187,6 +188,8 @@ def _parse(job: Job, settings: ExtractSettings) -> Parsed:
             if settings.extractor == "trafilatura"
             else _resiliparse(html, settings)
         )
+        if "¶" in text:
+            text = _PERMALINKS.sub("", text)
     text = clean_text(text)
     if not text:
         raise Refused("no_text")
@@ -210,6 +213,8 @@ def _parse(job: Job, settings: ExtractSettings) -> Parsed:
         phones=pii.phones,
     )
 
+
+_PERMALINKS = re.compile(r"(?<=\S)[ \xa0]?¶(?=[ \xa0]*$)", re.MULTILINE)  # links to the heading that they end
 
 _HTML_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/vnd.wap.xhtml+xml", "text/xhtml"})
 _UNSURE_TYPES = frozenset({"", "application/octet-stream", "unknown/unknown", "application/unknown", "*/*", "text"})
@@ -503,16 +508,38 @@ _HEAD_CHARACTERS = 200_000
 
 
 def page_title(html: str, metas: Mapping[str, str]) -> str | None:
-    """What the page calls itself: og:title, else twitter:title, else <title> without the site's name."""
+    """What the page calls itself: og:title, else twitter:title, else <title>; without the site's name, where
+    og:site_name says what that is, or where the rest is a heading of the page."""
     title = metas.get("og:title") or metas.get("twitter:title") or ""
     if not title and (match := _TITLE_TAG.search(html[:_HEAD_CHARACTERS])):
         title = match.group(1)
     title = one_line(title)
-    site = one_line(metas.get("og:site_name") or "")
-    for separator in (" | ", " - ", " – ", " — ", " :: ", " · ", " » "):
+    site = one_line(metas.get("og:site_name") or metas.get("application-name") or "")
+    for separator in _TITLE_SEPARATORS:
         if site and title.endswith(separator + site):
             title = title[: -len(separator + site)]
+    if any(separator in title for separator in _TITLE_SEPARATORS):
+        title = _heading_in(title, html) or title
     return title[:500].strip() or None
+
+
+_TITLE_SEPARATORS = (" | ", " - ", " – ", " — ", " :: ", " · ", " » ", " « ")
+_HEADING_TAG = re.compile(r"<[hH][12]\b[^>]{0,500}>((?:[^<]|<(?!/[hH][12])){1,1000})</[hH][12]")
+_ANY_TAG = re.compile(r"<[^>]{0,1000}>")
+
+
+def _heading_in(title: str, html: str) -> str | None:
+    """The heading of the page that stands before the site's name in `title`, or else after it. A heading that is a link
+    does not count there: it is the site's own name, at the top of each of its pages."""
+    found = [match.group(1) for match in itertools.islice(_HEADING_TAG.finditer(html), 10)]
+    headings = [(one_line(_ANY_TAG.sub("", markup)), "<a" in markup) for markup in found]
+    for heading, _ in headings:
+        if heading and title.startswith(tuple(heading + separator for separator in _TITLE_SEPARATORS)):
+            return heading
+    for heading, linked in headings:
+        if heading and not linked and title.endswith(tuple(separator + heading for separator in _TITLE_SEPARATORS)):
+            return heading
+    return None
 
 
 def page_metas(html: str) -> dict[str, str]:
@@ -576,10 +603,85 @@ def page_date(html: str, metas: Mapping[str, str], url: str, latest: str) -> str
     return None
 
 
+_BLOCKS = frozenset({"p", "h1", "h2", "h3", "h4", "h5", "h6", "div", "ul", "ol", "dl", "blockquote", "pre"})
+_TABLE_PARTS = ("table", "caption", "thead", "th", "tbody", "tfoot", "tr", "td", *sorted(_BLOCKS))
+MAX_NESTED_TABLES = 30
+PROSE_CHARACTERS = 300
+
+
+def unwrap_layout_tables(tree: Any) -> None:
+    """Make divisions of the tables that only place things on the page, as HTML 4 sites did; in place.
+
+    trafilatura writes every table as rows of cells, so that such a page comes out as "| menu | article |" on one line.
+    A table is layout if its role says so, or if it names no column (th, thead, caption) and holds what data hardly ever
+    does: another table, or a cell with half of all its text that is divided into blocks or as long as a paragraph.
+    """
+    from lxml.etree import iterwalk
+
+    if tree.find(".//table") is None:
+        return
+    open_tables: list[_Table] = []
+    layout: list[_Table] = []
+    for event, element in iterwalk(tree, events=("start", "end"), tag=_TABLE_PARTS):
+        tag = element.tag
+        if tag == "table":
+            if event == "start":
+                if open_tables:
+                    open_tables[-1].nests = True
+                open_tables.append(_Table([element]))
+            elif (table := open_tables.pop()).is_layout() and len(open_tables) < MAX_NESTED_TABLES:
+                layout.append(table)
+        elif not open_tables:
+            continue
+        elif event == "start":
+            if tag in _BLOCKS:
+                open_tables[-1].blocks += 1
+            elif tag in ("caption", "thead", "th"):
+                open_tables[-1].named = True
+            else:
+                open_tables[-1].parts.append(element)
+        elif tag == "td" and len(open_tables) < MAX_NESTED_TABLES:  # a limit, since text counts once for each
+            open_tables[-1].end_cell(element, len("".join(element.itertext())))
+    for table in layout:
+        for part in table.parts:
+            part.tag = "div"
+        for cell in table.prose:
+            cell.tag = "p"
+
+
+@dataclass(slots=True)
+class _Table:
+    """What is known of a table at its end tag; tables inside it count for themselves."""
+
+    parts: list[Any]  # it, its rows, its cells
+    prose: list[Any] = field(default_factory=list)  # cells of text without blocks
+    named: bool = False
+    nests: bool = False
+    blocks: int = 0  # since the last cell ended
+    characters: int = 0
+    largest: int = 0  # characters of the largest cell
+    divided: bool = False  # the largest cell holds blocks
+
+    def end_cell(self, cell: Any, characters: int) -> None:
+        if characters > self.largest:
+            self.largest, self.divided = characters, self.blocks > 1
+        if characters >= PROSE_CHARACTERS and not self.blocks and not self.nests:
+            self.prose.append(cell)
+        self.characters += characters
+        self.blocks = 0
+
+    def is_layout(self) -> bool:
+        if self.parts[0].get("role") in ("presentation", "none"):
+            return True
+        main = self.largest > self.characters / 2 and (self.divided or self.largest >= PROSE_CHARACTERS)
+        return not self.named and (self.nests or main)
+
+
 def _trafilatura(tree: Any, settings: ExtractSettings) -> str:
     from trafilatura.core import bare_extraction
     from trafilatura.settings import Extractor
 
+    unwrap_layout_tables(tree)
     for script in tree.iterfind('.//script[@type="application/ld+json"]'):
         # trafilatura looks for forums here, with a pattern that is quadratic in the number of types.
         if script.text and script.text.count('"@type"') * len(script.text) > 100_000_000:
