@@ -783,7 +783,16 @@ class Hello(msgspec.Struct, array_like=True):
     parent_pid: int
 
 
-def serve(parse: Callable[[Job, ExtractSettings], Parsed] = parse) -> None:
+def load(settings: ExtractSettings) -> None:
+    """Load what parse() needs, before any clock runs or limit holds."""
+    detect_language("The libraries and the model are loaded before any clock runs or limit holds.")
+    if settings.extractor == "trafilatura":
+        import trafilatura.core  # noqa: F401
+
+
+def serve(
+    parse: Callable[[Job, ExtractSettings], Parsed] = parse, *, load: Callable[[ExtractSettings], None] = load
+) -> None:
     """Answer the jobs that come in on descriptor 0 on descriptor 1, until there are no more. Never returns.
 
     Messages are frames: eight bytes of length, then msgpack. In: a Hello, then lists of jobs. Out: an empty frame when
@@ -800,9 +809,7 @@ def serve(parse: Callable[[Job, ExtractSettings], Parsed] = parse) -> None:
     _die_with(hello.parent_pid)
     settings = hello.settings
     logging.disable(logging.CRITICAL)
-    detect_language("The libraries and the model are loaded before any clock runs or limit holds.")
-    if settings.extractor == "trafilatura":
-        import trafilatura.core  # noqa: F401
+    load(settings)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if settings.memory_bytes:
         resource.setrlimit(resource.RLIMIT_AS, (settings.memory_bytes, settings.memory_bytes))

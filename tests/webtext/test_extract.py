@@ -21,7 +21,21 @@ from helpers.hostile import families
 
 from webtext import extract
 from webtext.extract import Extraction, ExtractSettings, Killed, append_killed, extract_pages, read_killed
-from webtext.parser import Job, Parsed, Refused, clean_text, decode, detect_language, gated, page_kind, parse
+from webtext.parser import (
+    Job,
+    Parsed,
+    Refused,
+    clean_text,
+    decode,
+    detect_language,
+    gated,
+    html_tree,
+    page_kind,
+    page_metas,
+    page_title,
+    parse,
+    unwrap_layout_tables,
+)
 from webtext.records import Page
 
 SETTINGS = ExtractSettings()
@@ -52,17 +66,32 @@ def run(
 
 
 def child(parse: str) -> tuple[str, ...]:
-    """Command of a parser child whose `parse(job, settings)` has this body; `real` is the true one."""
-    code = "import ctypes, os, signal, time\nfrom webtext.parser import parse as real, serve\n"
-    code += "def parse(job, settings):\n" + textwrap.indent(textwrap.dedent(parse), "    ") + "\nserve(parse)\n"
-    return (sys.executable, "-c", code)
+    """Command of a parser child whose `parse(job, settings)` has this body. `real` stands for the true parse: it takes
+    the page as its text, and a child that needs no libraries starts in a tenth of the time."""
+    code = "import ctypes, os, signal, time\nfrom webtext.parser import Parsed, serve\n"
+    code += "def real(job, settings):\n    return Parsed(job.number, text=job.payload.decode())\n"
+    code += "def parse(job, settings):\n" + textwrap.indent(textwrap.dedent(parse), "    ")
+    return (sys.executable, "-c", code + "\nserve(parse, load=lambda settings: None)\n")
+
+
+ECHO = child("return real(job, settings)")
+PERSONAL = ARTICLE.replace(
+    "listens to", "writes to jane.doe@harbour-post.org, from 8.8.8.8, or calls +44 20 7946 0958, for"
+)
+CONTROL_TOKEN = ARTICLE.replace("twice", "&lt;|endoftext|&gt; twice")
+
+
+@pytest.fixture(scope="module")
+def extractions() -> list[Extraction]:
+    """What one true child makes of the article, the one with personal data, the one with a control token."""
+    return run([page(ARTICLE), page(PERSONAL), page(CONTROL_TOKEN)])
 
 
 # --- what a document is ---
 
 
-def test_a_page_becomes_a_document_with_its_title_date_language_and_counts() -> None:
-    [extraction] = run([page(ARTICLE)])
+def test_a_page_becomes_a_document_with_its_title_date_language_and_counts(extractions: list[Extraction]) -> None:
+    extraction = extractions[0]
     document = extraction.document
     assert extraction.drop is None
     assert extraction.killed is None
@@ -87,30 +116,44 @@ def test_the_text_of_a_page_does_not_depend_on_what_came_before_it(extractor: st
         ARTICLE.replace("tide", "flood"),
         "<p>" + "Nothing at all here. " * 9,
     ]
-    pages = [page(text) for text in texts] * 3  # trafilatura's own duplicate test would drop a text at its third sight
-    forwards = run(pages, settings)
-    backwards = run(pages[::-1], settings)[::-1]
+    pages = [job(text) for text in texts] * 3  # trafilatura's own duplicate test would drop a text at its third sight
+    forwards = [parse(one, settings) for one in pages]
+    backwards = [parse(one, settings) for one in pages[::-1]][::-1]
     assert forwards == backwards
-    assert all(one.document is not None for one in forwards)
-    assert [one.document for one in forwards[:4]] == [one.document for one in forwards[8:]]
+    assert all(one.text for one in forwards)
+    assert forwards[:4] == forwards[8:]
 
 
 def test_extractions_come_in_the_order_of_the_pages_across_batches_and_children() -> None:
     pages = [page(ARTICLE.replace("Tides", f"Tides {i}")) for i in range(150)]
     settings = dataclasses.replace(SETTINGS, recycle_pages=100)
-    assert [one.id for one in run(pages, settings)] == [one.id for one in pages]
+    found = run(pages, settings, ECHO)
+    assert [one.id for one in found] == [one.id for one in pages]
+    assert [one.document.text for one in found if one.document] == [one.payload.decode() for one in pages]
 
 
-def test_settings_that_cannot_affect_bytes_do_not_affect_them() -> None:
-    pages = [page(ARTICLE.replace("tide", f"tide {i}")) for i in range(3)]
-    other = dataclasses.replace(SETTINGS, recycle_pages=2, timeout_seconds=7.0, memory_bytes=0)
-    assert run(pages) == run(pages, other)
+def test_a_child_is_renewed_after_its_pages_or_its_memory() -> None:
+    who = child("return Parsed(job.number, text=str(os.getpid()))")
+    pages = [page(f"{i}") for i in range(3)]
+
+    def children(settings: ExtractSettings) -> list[int]:
+        texts = [one.document.text for one in run(pages, settings, who) if one.document]
+        return [len(list(group)) for _, group in itertools.groupby(texts)]
+
+    assert children(SETTINGS) == [3]
+    assert children(dataclasses.replace(SETTINGS, recycle_pages=2)) == [2, 1]
+    assert children(dataclasses.replace(SETTINGS, recycle_bytes=1)) == [1] * 3
 
 
-def test_control_tokens_in_a_page_stay_text() -> None:
-    [extraction] = run([page(ARTICLE.replace("twice", "&lt;|endoftext|&gt; twice"))])
-    assert extraction.document is not None
-    assert "rises <|endoftext|> twice" in extraction.document.text
+def test_settings_that_cannot_affect_bytes_do_not_affect_them(extractions: list[Extraction]) -> None:
+    other = dataclasses.replace(SETTINGS, recycle_pages=9, recycle_bytes=10**10, timeout_seconds=7.0, memory_bytes=0)
+    assert run([page(ARTICLE), page(PERSONAL), page(CONTROL_TOKEN)], other) == extractions
+
+
+def test_control_tokens_in_a_page_stay_text(extractions: list[Extraction]) -> None:
+    document = extractions[2].document
+    assert document is not None
+    assert "rises <|endoftext|> twice" in document.text
 
 
 def test_comments_tables_and_links_follow_their_settings() -> None:
@@ -164,6 +207,87 @@ def test_plain_text_pages_are_text_and_a_setting_drops_them() -> None:
     assert (dropped.reason, dropped.detail) == ("not_html", "text/plain")
 
 
+LAYOUT = (
+    "<HTML><HEAD><TITLE>Cobb History Society - The Bell</TITLE></HEAD><BODY BGCOLOR='#FFFFEE'>"
+    "<TABLE WIDTH=780 CELLPADDING=4><TR><TD COLSPAN=2>Cobb History Society</TD></TR><TR><TD WIDTH=150><FONT SIZE='-1'>"
+    "<A HREF='/'>Home</A><BR><A HREF='/m'>Meetings</A><BR><A HREF='/g'>Guest book</A></FONT></TD><TD WIDTH=630>"
+    "<H2>The Bell</H2><P>The priory had four bells, and when it was closed the king's men made a list that survives."
+    "<P>In 1786 the pond was drained in order to mend the sluice, and the vicar came every evening to look."
+    "<P>My own belief is that the fourth bell hangs in the next village, which has one more than it can explain."
+    "<TABLE BORDER=1><TR><TD>Treble</TD><TD>6 cwt</TD></TR><TR><TD>Tenor</TD><TD>14 cwt</TD></TR></TABLE>"
+    "<P>The churchwardens there have declined to comment on the question since the summer of the year 1911."
+    "</TD></TR></TABLE></BODY></HTML>"
+)
+
+
+def test_a_page_laid_out_with_tables_gives_paragraphs_and_no_menu_and_keeps_its_table_of_data() -> None:
+    parsed = parse(job(LAYOUT), SETTINGS)
+    lines = parsed.text.split("\n")
+    assert any(line.startswith("In 1786 the pond was drained") and line.endswith("to look.") for line in lines)
+    assert "| Treble | 6 cwt |" in lines
+    assert "Guest book" not in parsed.text
+    assert "| The" not in parsed.text
+
+
+@pytest.mark.parametrize(
+    ("table", "is_layout"),
+    [
+        ("<table><tr><td>a<td>1<tr><td>b<td>2</table>", False),
+        ("<table role=presentation><tr><td>a<td>b</table>", True),
+        ("<table><tr><td>" + "long prose " * 30 + "<td>menu</table>", True),
+        ("<table><tr><th>name<td>" + "long prose " * 30 + "</table>", False),
+        ("<table><caption>t</caption><tr><td>" + "long prose " * 30 + "</table>", False),
+        ("<table><tr><td>menu<td><h1>t</h1><p>text</table>", True),
+        ("<table><tr><td><h3>Monday</h3><td><h3>Tuesday</h3><tr><td><p>soup<p>fish<td><p>eggs<p>rice</table>", False),
+        ("<table><tr>" + "<td>" + "long prose " * 30 + "<td>" + "long prose " * 30 + "</table>", False),
+        ("<table><tr><td>a<td><table><tr><td>1</table></table>", True),
+    ],
+)
+def test_a_table_is_layout_by_what_its_cells_hold(table: str, is_layout: bool) -> None:
+    tree = html_tree(f"<body>{table}</body>")
+    outer = tree.find(".//table")
+    unwrap_layout_tables(tree)
+    assert (outer.tag == "div") == is_layout
+    assert is_layout == (next(outer.iterchildren("tbody", "tr"), None) is None)
+
+
+def test_a_thousand_nested_tables_are_judged_in_linear_time() -> None:
+    tree = html_tree("<table><tr><td>x" * 600 + "y" * 1_000_000)
+    started = time.process_time()
+    unwrap_layout_tables(tree)
+    assert time.process_time() - started < 1.0
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "title"),
+    [
+        ("<title>Tides - The Harbour Post</title>", "<h1>Tides</h1>", "Tides"),
+        ("<title>The Harbour Post » Tides</title>", "<h2>Tides</h2>", "Tides"),
+        ("<title>Tides - The Harbour Post</title>", "<h1><a href=/>The Harbour Post</a></h1><h2>Tides</h2>", "Tides"),
+        ("<title>Tides - The Post</title>", "<h1><a href=/>The Post</a></h1>", "Tides - The Post"),
+        ("<title>Tides - a history</title>", "<h1>Tides - a history</h1>", "Tides - a history"),
+        ("<title>Tides &amp; ebbs | Post</title>", "<h1 class=x><span>Tides</span> &amp; ebbs</h1>", "Tides & ebbs"),
+        ("<meta property=og:title content='Tides | P'><meta property=og:site_name content=P>", "", "Tides"),
+        ("<title>Tides</title>", "", "Tides"),
+        ("", "<h1>Tides</h1>", None),
+    ],
+)
+def test_a_title_goes_without_the_name_of_the_site_where_the_page_tells_them_apart(
+    head: str, body: str, title: str | None
+) -> None:
+    html = f"<html><head>{head}</head><body>{body}</body></html>"
+    assert page_title(html, page_metas(html)) == title
+
+
+def test_links_of_headings_to_themselves_leave_no_mark() -> None:
+    body = ARTICLE.replace("Tides</h1>", "Tides<a class=headerlink href=#t>¶</a></h1>").replace(
+        "<p>W", "<p>A ¶ sign. W"
+    )
+    text = parse(job(body), SETTINGS).text
+    assert text.startswith("Tides\n")
+    assert "A ¶ sign. Whoever" in text
+
+
 def test_an_image_written_into_the_page_and_preloaded_data_do_not_cost_the_page() -> None:
     image = f'<img src="data:image/png;base64,{"iVBORw0KGgo" * 9_000}">'
     data = f"<div data-preloaded='{{&quot;posts&quot;: {'[1, 2, 3],' * 9_000}}}'></div>"
@@ -187,19 +311,14 @@ def test_the_gates_let_through_what_is_at_the_limit() -> None:
         gated(b"<p " + attributes + b" one=more>", SETTINGS)
 
 
-def test_personal_data_is_counted_always_and_replaced_by_setting() -> None:
-    body = ARTICLE.replace(
-        "listens to", "writes to jane.doe@harbour-post.org, from 8.8.8.8, or calls +44 20 7946 0958, for"
-    )
-    [counted] = run([page(body)])
-    [replaced] = run([page(body)], dataclasses.replace(SETTINGS, replace_pii=True))
+def test_personal_data_is_counted_always_and_replaced_by_setting(extractions: list[Extraction]) -> None:
+    counted, replaced = extractions[1], parse(job(PERSONAL), dataclasses.replace(SETTINGS, replace_pii=True))
     assert (counted.pii.emails, counted.pii.ips, counted.pii.phones) == (1, 1, 1)
-    assert counted.pii == replaced.pii
+    assert (replaced.emails, replaced.ips, replaced.phones) == (1, 1, 1)
     assert counted.document is not None
-    assert replaced.document is not None
     assert "jane.doe@harbour-post.org" in counted.document.text
-    assert "jane.doe" not in replaced.document.text
-    assert replaced.document.num_bytes == len(replaced.document.text.encode())
+    assert "jane.doe" not in replaced.text
+    assert "harbour master's office" in replaced.text
 
 
 def test_the_form_of_text() -> None:
@@ -279,7 +398,7 @@ def test_real_files_in_dozens_of_encodings_decode_with_their_label(shared_data: 
         "IBM866": "cp866",
     }
     checked = 0
-    for path in sorted((shared_data / "encoding").glob("*/*")):
+    for path in sorted((shared_data / "encoding").glob("*/*"))[::3]:
         label = path.parent.name
         label = (
             label
@@ -296,7 +415,7 @@ def test_real_files_in_dozens_of_encodings_decode_with_their_label(shared_data: 
         same = sum(map(str.__eq__, text, want))
         assert same > 0.9 * len(want), path
         checked += 1
-    assert checked > 300
+    assert checked > 100
 
 
 def test_language_is_told_with_a_score_and_not_told_of_next_to_nothing() -> None:
@@ -330,7 +449,7 @@ def test_a_page_that_loops_in_c_is_ended_by_its_cpu_time() -> None:
     loop = child(
         "if b'LOOP' in job.payload:\n    import re\n    re.match(r'(a*)*b', 'a' * 60)\nreturn real(job, settings)"
     )
-    settings = dataclasses.replace(SETTINGS, timeout_seconds=0.5)
+    settings = dataclasses.replace(SETTINGS, timeout_seconds=0.2)
     started = time.monotonic()
     found = run([page(ARTICLE), page("LOOP" + ARTICLE), page(ARTICLE)], settings, loop)
     assert time.monotonic() - started < 30
@@ -347,7 +466,7 @@ def test_a_page_that_waits_forever_is_ended_by_the_clock() -> None:
 
 def test_a_page_that_takes_all_memory_is_ended_by_its_limit() -> None:
     bomb = child(
-        "if b'BOMB' in job.payload:\n    hold = [bytearray(10**8) for _ in range(100)]\nreturn real(job, settings)"
+        "if b'BOMB' in job.payload:\n    hold = [bytearray(10**9) for _ in range(3)]\nreturn real(job, settings)"
     )
     settings = dataclasses.replace(SETTINGS, memory_bytes=1_500_000_000)
     found = run([page(ARTICLE), page("BOMB" + ARTICLE), page(ARTICLE + " ")], settings, bomb)
@@ -392,11 +511,11 @@ def test_a_child_that_cannot_start_is_said_in_one_line() -> None:
 
 def test_a_library_that_prints_does_not_break_the_answers() -> None:
     prints = child("print('x' * 100_000, flush=True)\nos.write(1, b'y' * 100_000)\nreturn real(job, settings)")
-    assert run([page(ARTICLE)], command=prints) == run([page(ARTICLE)])
+    assert run([page(ARTICLE)], command=prints) == run([page(ARTICLE)], command=ECHO)
 
 
 def test_no_child_is_left_when_the_iterator_is_dropped_or_its_process_is_killed(tmp_path: Path) -> None:
-    iterator = extract_pages((page(ARTICLE) for _ in itertools.count()), SETTINGS)
+    iterator = extract_pages((page(ARTICLE) for _ in itertools.count()), SETTINGS, command=ECHO)
     next(iterator)
     before = children_of(os.getpid())
     assert before
@@ -405,7 +524,7 @@ def test_no_child_is_left_when_the_iterator_is_dropped_or_its_process_is_killed(
     script = (
         "import sys, time\nfrom webtext.extract import *\nfrom webtext.records import Page\n"
         "p = Page('a' * 32, 'u', 'u', 'text/html', b'<p>hello', 'x', 0)\n"
-        "it = extract_pages(iter(lambda: p, None), ExtractSettings())\nnext(it)\n"
+        f"it = extract_pages(iter(lambda: p, None), ExtractSettings(), command={ECHO!r})\nnext(it)\n"
         "print('up', flush=True)\ntime.sleep(100)"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
@@ -458,16 +577,16 @@ def test_extraction_works_inside_a_daemonic_forkserver_worker() -> None:
 
 def _work(sender: object) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_IGN)  # what a host program may have set must not disarm the child's limits
-    sender.send(sum(one.document is not None for one in run([page(ARTICLE)])))  # type: ignore[attr-defined]
+    sender.send(sum(one.document is not None for one in run([page(ARTICLE)], command=ECHO)))  # type: ignore[attr-defined]
 
 
 # --- hostile pages ---
 
 
-def check_family_answers(share: float, seconds: float) -> None:
+def check_family_answers(share: float, seconds: float, *extractors: str) -> None:
     pages = {name: page(payload) for name, payload in families(share).items()}
     assert len(pages) >= 19
-    for extractor in ("trafilatura", "resiliparse"):
+    for extractor in extractors:
         settings = dataclasses.replace(SETTINGS, extractor=extractor, timeout_seconds=seconds)
         for name, one in zip(pages, run(pages.values(), settings), strict=True):
             assert one.killed is None, (extractor, name)
@@ -475,12 +594,12 @@ def check_family_answers(share: float, seconds: float) -> None:
 
 
 def test_hostile_families_far_below_the_gates_end_in_time() -> None:
-    check_family_answers(0.03, 5.0)
+    check_family_answers(0.01, 5.0, "trafilatura")
 
 
 @pytest.mark.slow
 def test_hostile_families_at_the_gates_end_in_time() -> None:
-    check_family_answers(1.0, 20.0)
+    check_family_answers(1.0, 20.0, "trafilatura", "resiliparse")
 
 
 @pytest.mark.slow
@@ -515,7 +634,8 @@ def test_mutated_pages_never_kill_the_parser() -> None:
         pages.append(page(bytes(mutated)))
     found = run(pages)
     assert not [one for one in found if one.killed]
-    assert sum(one.document is not None for one in found) > 2_500
+    assert {one.drop.reason for one in found if one.drop} == {"no_text"}  # a <title> that does not end holds it all
+    assert sum(one.document is not None for one in found) > 2_000
 
 
 # --- killed.jsonl ---
