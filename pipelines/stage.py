@@ -241,7 +241,9 @@ class Stage:
     def records(self) -> Records | None:
         """What a complete stage holds, by phase; None if it is not complete now."""
         seal = self.seal()
-        if seal is None:
+        if (
+            seal is None or (self.directory / JOURNAL).exists()
+        ):  # a run was stopped here: files may be newer than the seal
             return None
         done = _records_of(seal)
         results: Records = {}
@@ -274,8 +276,8 @@ class Stage:
         finally:
             journal.close()
         self._write_seal(results)
-        journal.path.unlink(missing_ok=True)
         self._tidy(results)
+        journal.path.unlink(missing_ok=True)  # last: while it is there, the stage is not complete
         return results
 
     def outlook(self) -> tuple[int, int, dict[str, int]]:
@@ -417,7 +419,7 @@ class Stage:
 
     def _tidy(self, results: Records) -> None:
         """Remove what no unit of the sealed stage owns: units that are gone, and files of phases that are not kept."""
-        owned = {SEAL}
+        owned = {SEAL, JOURNAL}
         nested = {path.parent for path in self.directory.glob(f"*/**/{SEAL}")}  # stages of their own
         for phase in self.phases:
             if phase.keep:

@@ -168,6 +168,44 @@ if __name__ == "__main__":
 """
 
 
+def test_settings_that_go_back_after_a_stopped_run_do_not_find_its_files_in_place_of_their_own(
+    tmp_path: Path, sources: Path, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers(tmp_path, sources).run(engine)
+    before = hashes(tmp_path / "root")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Stage, "_write_seal", stop)
+    with pytest.raises(KeyboardInterrupt):
+        numbers(tmp_path, sources, factor=2).run(engine)
+    monkeypatch.undo()
+    assert hashes(tmp_path / "root") != before
+    stage = numbers(tmp_path, sources)
+    assert not stage.is_complete()
+    stage.run(engine)
+    assert stage.is_complete()
+    assert hashes(tmp_path / "root") == before
+
+
+def test_stopped_after_its_seal_a_stage_is_tidied_by_the_next_run(
+    tmp_path: Path, sources: Path, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = numbers(tmp_path, sources, keep=False)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Stage, "_tidy", stop)
+    with pytest.raises(KeyboardInterrupt):
+        stage.run(engine)
+    monkeypatch.undo()
+    assert not stage.is_complete()
+    stage.run(engine)
+    assert sorted(path.name for path in (tmp_path / "root" / "numbers").iterdir()) == [SEAL, "sum.txt"]
+
+
 @pytest.mark.parametrize("keep", [True, False])
 def test_killed_at_any_event_the_next_run_gives_the_same_bytes(
     tmp_path: Path, sources: Path, engine: LocalEngine, keep: bool
