@@ -274,6 +274,8 @@ def _work(connection: Connection, lock: Path | None) -> None:
     if lock is not None:
         held = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         fcntl.flock(held, fcntl.LOCK_SH)
+    for pool in ("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(pool, "1")  # one worker, one processor: libraries would start a thread for each
     _connection = connection
     logging.getLogger().addHandler(_Forward(logging.WARNING))
     while True:

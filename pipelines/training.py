@@ -107,6 +107,8 @@ class TrainModel(ModelTask):
         )
         with one_line_failure("TrainModel"):
             self.launch("model.train", config.job_json(job))
+            if not (self.folder / "summary.json").is_file():  # SIGTERM: it saved and ended well
+                raise StageError("model.train: stopped before its last step; the same command goes on from there")
             self.finish()
 
 
