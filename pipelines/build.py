@@ -84,6 +84,11 @@ class Build:
     def logs(self) -> Path:
         return self.root / "logs"
 
+    @property
+    def removals_file(self) -> Path:
+        """What `webtext remove` took out: ids, domains and posts. It counts beside [links] removals, in every build."""
+        return self.root / "removals.txt"
+
     @functools.cached_property
     def _digests(self) -> Digests:
         return Digests(self.logs / "digests.json")
@@ -103,6 +108,11 @@ class Build:
 
     def is_complete(self, name: str) -> bool:
         return self.records(name) is not None
+
+    def take_pages_as_they_are(self) -> None:
+        """Look at the seals anew, and count pages/ as complete although links are left to fetch."""
+        self._fetched = True
+        self._complete.clear()
 
     def run(self, name: str, engine: LocalEngine) -> None:
         """Do one stage, whose upstream is complete."""
@@ -143,8 +153,8 @@ class Build:
                     digest = self._digests.of(path)
                     name = f"{path.name.split('.')[0]}-{digest[:8]}"
                     if name not in {unit.name for unit in found}:  # the same file given twice is one source
-                        truncated = {"allow_truncated": sources.allow_truncated}
-                        found.append(Unit(name, (path,), (digest,), {"kind": kind}, truncated))
+                        extras = {"allow_truncated": sources.allow_truncated, "removals": self._own_removals()}
+                        found.append(Unit(name, (path,), (digest,), {"kind": kind}, extras))
             loopback = self.settings["fetch"].allow_loopback
             for subreddit, listing in itertools.product(sources.subreddits, sources.listings):
                 for time_filter in sources.time_filters if listing in TIMED_LISTINGS else (None,):
@@ -159,7 +169,11 @@ class Build:
                         Unit(
                             "-".join(str(fact) for fact in ("api", *facts) if fact is not None),
                             arguments={"kind": "api", "facts": facts},
-                            extras={"sources": one, "allow_loopback": loopback},
+                            extras={
+                                "sources": one,
+                                "allow_loopback": loopback,
+                                "removals": self._own_removals(),
+                            },
                         )
                     )
             if not found:
@@ -172,8 +186,14 @@ class Build:
             self.root, "links", 1, [Phase("collect", steps.collect_submissions, units, estimate_bytes=3 << 30)]
         )
 
+    def _own_removals(self) -> tuple[str, ...]:
+        """No part of a unit's fingerprint: `webtext remove` takes the rows out of links/ itself, without the dumps."""
+        return (str(self.removals_file),) if self.removals_file.exists() else ()
+
     def _removals(self) -> tuple[list[Path], tuple[str, ...]]:
         paths = list(expand(self.settings["links"].removals, "[links] removals"))
+        if self.removals_file.exists():
+            paths.append(self.removals_file)
         return paths, tuple(self._digests.of(path) for path in paths)
 
     def _selected(self) -> Stage:
@@ -548,11 +568,17 @@ class Build:
         return [(Path(file.name).stem, self.root / "corpus" / file.name, file.sha256) for file in files]
 
     def _tokenizer(self) -> Stage:
+        from webtext import bpe
+
         settings = self.settings["tokenizer"]
         given = {"tokenizer": settings}
 
         def counted(_: Records) -> list[Unit]:
-            return [Unit(name, (path,), (digest,)) for name, path, digest in self.corpus_files("train")]
+            facts = {"categories": bpe.CATEGORY_SHA256, "sample": settings.sample}  # the vocabulary's size has no say
+            return [
+                Unit(name, (path,), (digest,), facts, {"tokenizer": settings})
+                for name, path, digest in self.corpus_files("train")
+            ]
 
         def trained(results: Records) -> list[Unit]:
             inputs = Inputs(self.root)
@@ -575,11 +601,17 @@ class Build:
                     "count",
                     steps.count_pieces,
                     counted,
-                    given,
                     modules=kernels,
                     estimate_bytes=settings.memory_bytes + (1 << 29),
                 ),
-                Phase("train", steps.train_tokenizer, trained, given, modules=kernels, estimate_bytes=4 << 30),
+                Phase(
+                    "train",
+                    steps.train_tokenizer,
+                    trained,
+                    given,
+                    modules=("webtext._bpe_training",),
+                    estimate_bytes=4 << 30,
+                ),
             ]
         return Stage(self.root, "tokenizer", 1, phases)
 

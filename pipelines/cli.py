@@ -60,6 +60,11 @@ def parser() -> argparse.ArgumentParser:
     one = add("trace", trace, "from a token position to its document, URL and Reddit post")
     one.add_argument("position", type=int, help="position of a token in the split, from 0")
     one.add_argument("--split", choices=SPLITS, default="train")
+    one = add("remove", remove_documents, "take documents out of everything the build has made, for good")
+    one.add_argument("what", nargs="*", metavar="URL|DOMAIN|t3_POST|ID", help="what names them")
+    one.add_argument("--file", type=Path, help="a file of such names, one a line")
+    one.add_argument("--copies", action="store_true", help="other pages with the same text, or nearly, go too")
+    one.add_argument("--dry-run", action="store_true", help="say what would go; change nothing")
     one = add("export", export, "token shards for other trainers")
     one.add_argument("format", choices=("nanogpt", "datatrove", "megatron"))
     one.add_argument("directory", type=Path, help="where the files go")
@@ -273,6 +278,49 @@ def export(build: Build, arguments: argparse.Namespace, console: Console) -> int
             data.export_megatron(shards, folder / split)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         console.print(f"{path.stat().st_size:>16,}  {escape(str(path))}")
+    return 0
+
+
+# remove --------------------------------------------------------------------------------------------------------------
+
+
+def remove_documents(build: Build, arguments: argparse.Namespace, console: Console) -> int:
+    """Take documents out of the build, and say what was not ours to change."""
+    from pipelines import remove
+    from pipelines.console import Console as BuildConsole
+    from pipelines.engine import LocalEngine
+    from pipelines.stage import Root
+
+    entries = list(arguments.what)
+    if arguments.file is not None:
+        entries += arguments.file.read_text(encoding="utf-8").splitlines()
+    if not build.root.is_dir():
+        raise ValueError(f"[corpus] root: expected a build at {build.root}, found none")
+    if arguments.dry_run:
+        _, found = remove.resolve(build, entries, copies=arguments.copies)
+    else:
+        root = Root(build.root)
+        root.lock()
+        BuildConsole().attach_logs(build.logs / "build.log")
+        try:
+            with LocalEngine(build.settings["engine"], lock=root.workers_lock) as engine:
+                found = remove.remove(build, entries, engine, copies=arguments.copies)
+        finally:
+            root.unlock()
+    console.print(
+        f"{len(found.ids):,} pages, {found.submissions:,} submissions of them, {found.documents:,} texts"
+        + (" would go" if arguments.dry_run else f", {found.captures:,} captures: gone")
+    )
+    if found.copies:
+        console.print(f"{len(found.copies):,} other pages have the same text, or nearly; --copies takes them out too:")
+        for id in sorted(found.copies)[:20]:
+            console.print(f"  {id}")
+    settings = build.settings
+    for key, paths in (("[fetch] archives", settings["fetch"].archives), ("[links] dumps", settings["links"].dumps)):
+        if paths:
+            console.print(f"{key} are yours and were not changed: {escape(', '.join(paths))}")
+    if (build.root / "runs").is_dir():
+        console.print("models under runs/ were trained before; train anew to have them forget")
     return 0
 
 

@@ -78,6 +78,8 @@ def collect_submissions(work: Work) -> Counts:
         session = Guard(allow_loopback=work.unit.extras["allow_loopback"]).session()
         batches = reddit.read_api(work.unit.extras["sources"], session=session, summary=summary)
     drops: list[Any] = []
+    removals = reddit.read_removals(work.unit.extras["removals"])
+    removed: list[Drop] = []
     rows = 0
 
     def submissions() -> Iterator[Any]:
@@ -85,8 +87,12 @@ def collect_submissions(work: Work) -> Counts:
         for batch in batches:
             if batch.drops.num_rows:
                 drops.append(batch.drops)
-            rows += batch.submissions.num_rows
-            yield batch.submissions
+            kept = batch.submissions
+            if removals:
+                kept, found = without_removed(kept, removals)
+                removed.extend(found)
+            rows += kept.num_rows
+            yield kept
 
     work.table(f"{work.unit.name}.parquet", records.SUBMISSION_SCHEMA, submissions())
     if summary.truncated_at is not None and not work.unit.extras["allow_truncated"]:
@@ -94,8 +100,30 @@ def collect_submissions(work: Work) -> Counts:
             f"{work.unit.inputs[0]}: expected a complete dump, got one that ends at byte {summary.truncated_at} "
             f"({summary.truncated_why}); get it again, or set [links] allow_truncated = true to keep the good part"
         )
-    work.drops(drops)
+    work.drops([*drops, drop_batch("links", removed)] if removed else drops)
     return {"submissions": summary.lines, "links": rows, **dataclasses.asdict(summary)}
+
+
+def without_removed(batch: Any, removals: Any) -> tuple[Any, list[Drop]]:
+    """A batch or table of submissions without those of removed pages, and their drops: id and reason, no URL."""
+    from webtext import urls
+
+    drops: list[Drop] = []
+    keep: list[bool] = []
+    for url, post_id in zip(batch.column("url").to_pylist(), batch.column("post_id").to_pylist(), strict=True):
+        removed = is_removed(url, post_id, removals)
+        keep.append(not removed)
+        if removed:
+            try:
+                drops.append(Drop("removal", id=urls.document_id(urls.canonical_url(url))))
+            except ValueError:
+                drops.append(Drop("removal"))
+    return (batch.filter(pa.array(keep, pa.bool_())), drops) if drops else (batch, drops)
+
+
+def is_removed(url: str, post_id: str | None, removals: Any) -> bool:
+    """Whether a removal names this URL, its domain or this post."""
+    return removals.reason(url, post_id) is not None
 
 
 def key_submissions(work: Work) -> Counts:
@@ -164,14 +192,16 @@ def account_for_pages(work: Work) -> Counts:
     def drops() -> Iterator[Any]:
         nonlocal retryable
         for batch in pages.outcomes(work.directory, links()):
-            for pair in batch.column("outcome").value_counts().to_pylist():
+            outcome = pc.fill_null(batch.column("outcome"), "pending")  # null: selected since, and not planned yet
+            for pair in outcome.value_counts().to_pylist():
                 counts[pair["values"]] = counts.get(pair["values"], 0) + pair["counts"]
             tries_left = pc.fill_null(pc.less(batch.column("attempts"), fetch.MAX_ATTEMPTS), True)
-            again = pc.and_(pc.is_in(batch.column("outcome"), value_set=transient), tries_left)
+            again = pc.and_(pc.is_in(outcome, value_set=transient), tries_left)
             retryable += pc.sum(again).as_py() or 0
-            lost = batch.filter(pc.not_equal(batch.column("outcome"), "ok"))
+            gone = pc.not_equal(outcome, "ok")
+            lost = batch.filter(gone)
             empty = pa.nulls(lost.num_rows, pa.string())
-            columns = [lost["id"], empty, pc.fill_null(empty, "pages"), lost["outcome"], lost["detail"]]
+            columns = [lost["id"], empty, pc.fill_null(empty, "pages"), outcome.filter(gone), lost["detail"]]
             yield pa.record_batch(columns, schema=DROP_SCHEMA)
 
     work.drops(drops())
@@ -666,7 +696,7 @@ def count_pieces(work: Work) -> Counts:
     """One corpus shard -> its pieces and how often each occurs."""
     from webtext import bpe
 
-    settings = work.settings["tokenizer"]
+    settings = work.unit.extras["tokenizer"]
     texts = (batch.column("text") for batch in storage.read_batches(work.unit.inputs[0], ["text"]))
     with work.scratch() as scratch:
         table = bpe.count_pieces(texts, sample=settings.sample, memory_bytes=settings.memory_bytes, scratch=scratch)
@@ -901,6 +931,9 @@ def report_overlap(work: Work) -> Counts:
         filters = {name: bloom.PartitionedBloomFilter.open(folder / name) for name in settings.protocols}
         found = overlap.filter_matches(indexes, filters)
         tables = overlap.overlap_tables(indexes, found, quoted_examples=settings.quoted_examples)
+    names = pa.array([Path(path).name for path in tables.rows["file"].to_pylist()], pa.string())
+    place = tables.rows.schema.get_field_index("file")  # where the sets lie on this machine is nobody's business
+    tables = tables._replace(rows=tables.rows.set_column(place, tables.rows.schema.field(place), names))
     for name, table_ in zip(tables._fields, tables, strict=True):
         work.table(f"{name}.parquet", table_.schema, [table_])
     from pipelines import report as reports

@@ -707,6 +707,9 @@ class _OpenSegment:
                 archived = _archived(capture, settings)
                 if archived["outcome"] == "ok" or not settings.network:
                     self._results[at] = archived
+        for at, row in enumerate(rows):
+            if not row["url"]:  # webtext.forget has been here
+                self._results[at] = {"outcome": "removed"}
         self._left = len(rows) - len(self._results)
         self.counts.update(result["outcome"] for result in self._results.values())
 

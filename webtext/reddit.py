@@ -840,8 +840,8 @@ class Removals:
 
 def read_removals(paths: Iterable[str | Path]) -> Removals:
     """The removals of text files: a line each, `#` begins a comment. Anything with `://` or a path is a URL (all
-    variants of the page go), `t3_abc` a post, anything else with a dot a domain (its subdomains go too). ValueError
-    for what is none of these: a removal that is not understood must not be passed over.
+    variants of the page go), 32 hex digits a page by its id, `t3_abc` a post, anything else with a dot a domain (its
+    subdomains go too). ValueError for what is none of these: a removal that is not understood must not be passed over.
     """
     ids: set[str] = set()
     domains: set[str] = set()
@@ -856,6 +856,8 @@ def read_removals(paths: Iterable[str | Path]) -> Removals:
             try:
                 if re.fullmatch(r"t3_[0-9a-z]+", entry.lower()):
                     post_ids.add(entry.lower()[3:])
+                elif re.fullmatch(r"[0-9a-f]{32}", entry):
+                    ids.add(entry)
                 elif "://" in entry:
                     ids.add(document_id(canonical_url(entry)))
                 elif "." not in entry or re.search(r"\s", entry):

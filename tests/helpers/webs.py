@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import builds, inline
 
 from benchmarks import miniweb
+from helpers import builds, inline
 from pipelines.build import GRAPH
 from pipelines.stage import sealed_records
 
