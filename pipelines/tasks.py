@@ -49,6 +49,7 @@ class Session:
         self.build = Build(config.read_settings())
         self.root = Root(self.build.root)
         self.summarised = False
+        self._begun = False
         self._engine: LocalEngine | None = None
 
     @functools.cache  # noqa: B019 - one session a process
@@ -57,17 +58,24 @@ class Session:
         paths = tuple(part.strip() for part in patterns.split(",") if part.strip())
         return OwnText(self.build.settings, patterns=paths, text_column=text_column, id_column=id_column or None)
 
+    def begin(self) -> None:
+        """Before the first work of this process: room on the disk, the root locked, logs, answers to signals."""
+        if self._begun:
+            return
+        plan.check_disk(self.build)
+        self.root.lock()
+        self.console.attach_logs(self.build.logs / "build.log")
+        quiet_luigi()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _stop)
+        self._begun = True
+
     def engine(self) -> LocalEngine:
-        """The engine, started at the first stage that has work, in a root that nobody else works in."""
+        """The engine, started at the first stage that has work."""
         if self._engine is None:
-            plan.check_disk(self.build)
-            self.root.lock()
-            self.console.attach_logs(self.build.logs / "build.log")
-            quiet_luigi()
+            self.begin()
             self._engine = LocalEngine(self.build.settings["engine"], lock=self.root.workers_lock)
             atexit.register(self._engine.close)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, _stop)
         return self._engine
 
 

@@ -61,16 +61,22 @@ class ModelTask(luigi.Task):
         """Run `python -m module JOB.json`, one process a GPU; StageError where it fails (it has said why)."""
         if importlib.util.find_spec("torch") is None:
             raise StageError(f"{module}: expected torch, found none; install it: pip install -e '.[train]'")
-        session().root.lock()
+        session().begin()
         path = self.folder / f"{module.rpartition('.')[2]}.json"
         storage.write_text(path, job)
         command = [sys.executable, "-m"]
         gpus = num_gpus()
         if gpus > 1:
             command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}", "-m"]
-        done = subprocess.run([*command, module, str(path)], check=False)
-        if done.returncode:
-            raise StageError(f"{module}: exit status {done.returncode}; its last line says why")
+        with subprocess.Popen([*command, module, str(path)]) as process:
+            try:
+                status = process.wait()
+            except KeyboardInterrupt:  # it saves a checkpoint and ends
+                process.terminate()
+                process.wait()
+                raise
+        if status:
+            raise StageError(f"{module}: exit status {status}; its last line says why")
 
     def finish(self) -> None:
         storage.write_json(self.seal(), {"fingerprint": self.fingerprint(), **self.facts()})
