@@ -132,8 +132,7 @@ class Console:
         self.out.print(table)
 
     def paths(self, paths: Mapping[str, Any]) -> None:
-        """Where the results are."""
-        table = Table(box=None, pad_edge=False, show_header=False)
+        """Where the results are, each on a line that is never cut, to be copied."""
+        width = max(map(len, paths), default=0)
         for what, path in paths.items():
-            table.add_row(escape(what), escape(str(path)))
-        self.out.print(table)
+            self.out.print(escape(f"{what:<{width}}  {path}"), soft_wrap=True, highlight=False)

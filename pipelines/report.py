@@ -259,7 +259,7 @@ def duplicate_facts(inputs: Mapping[str, list[Path]], dedup: Any, minhash: Any) 
 
 
 def domain_of(url: str) -> str:
-    """The registered domain of a document's URL; of a document from a file, the file."""
+    """The registered domain of a document's URL; of a document without one, the file that it is a row of."""
     from webtext import urls
 
     if url.startswith(("http://", "https://")):
@@ -267,7 +267,8 @@ def domain_of(url: str) -> str:
             return urls.registered_domain(url)
         except ValueError:
             return "(not a URL)"
-    return url.rpartition("#")[0] or url
+    file, colon, row = url.rpartition(":")
+    return file if colon and row.isdigit() else "(no URL)"
 
 
 def _id_bytes(column: Any) -> Any:
