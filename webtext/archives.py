@@ -389,8 +389,11 @@ def _read_stretch(file: BinaryIO, start: int, magic: bytes | None) -> Any:
         if held is not None:
             yield held
         # A member whose header was hit ends the stream as if the file ended there.
-        end = _member_end(file, at) if magic == _MAGICS[b"\x1f\x8b"] else None
-        if end is not None:
+        if magic == _MAGICS[b"\x1f\x8b"]:
+            end = _member_end(file, at)
+            if end is None:  # a header that is cut reads as an empty record of no kind, or as none
+                yield Damage(at, "the file ends within a record, or the record is damaged")
+                return _next_record(file, at + 1, magic)
             file.seek(end)
             if file.read(1 << 16).strip(b"\0\r\n"):
                 yield Damage(end, "bytes that begin no record")
