@@ -251,11 +251,11 @@ def test_a_table_is_layout_by_what_its_cells_hold(table: str, is_layout: bool) -
     assert is_layout == (next(outer.iterchildren("tbody", "tr"), None) is None)
 
 
-def test_a_thousand_nested_tables_are_judged_in_linear_time() -> None:
-    tree = html_tree("<table><tr><td>x" * 600 + "y" * 1_000_000)
+def test_hundreds_of_nested_tables_are_judged_in_linear_time() -> None:
+    tree = html_tree("<table><tr><td>x" * 600 + "y" * 4_000_000)
     started = time.process_time()
     unwrap_layout_tables(tree)
-    assert time.process_time() - started < 1.0
+    assert time.process_time() - started < 0.5
 
 
 @pytest.mark.parametrize(
