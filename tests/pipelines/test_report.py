@@ -29,6 +29,7 @@ from webtext.records import CORPUS_SCHEMA, DOCUMENT_SCHEMA, KEYED_SCHEMA
 
 PAGES = ("report/index.html", "report/dedup/index.html", "overlap/index.html")
 CORE = {"no_lock": "true"}  # Luigi's lock is on the command line, and other tests run the same one elsewhere
+NO_GIT = {"GIT_DIR": "/nowhere"}  # somebody may commit between two builds that are compared
 HOSTILE = "</title></style><script>alert(1)</script><img src=x onerror=alert(2)>\x1b\u202e"
 
 
@@ -40,7 +41,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = builds.write_settings(
         folder / "settings.cfg", folder / "root", corpus={"webtext_domains": folder / "domains.txt"}, core=CORE
     )
-    done = builds.run(settings)
+    done = builds.run(settings, environment=NO_GIT)
     assert done.returncode == 0, done.stderr
     (folder / "output.txt").write_text(done.stdout)
     return folder / "root"
@@ -164,7 +165,7 @@ def test_reports_are_the_same_bytes_in_another_folder_and_with_other_hash_seeds(
         engine={"workers": 1},
         core=CORE,
     )
-    done = builds.run(settings, environment={"PYTHONHASHSEED": "77"})
+    done = builds.run(settings, environment={**NO_GIT, "PYTHONHASHSEED": "77"})
     assert done.returncode == 0, done.stderr
     work = builds.work_done(done.stderr)
     assert "report/report" in work
@@ -189,7 +190,7 @@ def test_hostile_titles_texts_and_addresses_stay_text(facts: dict[str, Any]) -> 
     text = report.corpus_page(bad)
     plain, seen = Page(report.corpus_page(facts)), Page(text)
     assert {tag for tag, _ in seen.elements} <= {tag for tag, _ in plain.elements} | {"mark", "blockquote", "cite"}
-    assert not [href for _, attributes in seen.elements if "script" in (href := attributes.get("href") or "")]
+    assert not [href for _, attributes in seen.elements if (href := attributes.get("href") or "").startswith("java")]
     assert "alert(1)" in seen.text
     assert "\x1b" not in text
 
