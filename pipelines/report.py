@@ -18,7 +18,7 @@ import platform
 import re
 import subprocess
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -848,9 +848,18 @@ def card(
 
 
 def manifest(
-    root: Path, stages: Sequence[str], made: Records, *, settings: Mapping[str, Any], commit: str | None
+    root: Path,
+    stages: Sequence[str],
+    made: Records,
+    *,
+    settings: Mapping[str, Any],
+    commit: str | None,
+    digest: Callable[[Path], str] = storage.sha256_of,
 ) -> dict[str, Any]:
-    """Every file of the build in `root` outside logs/ and what made it. `made`: the records of report/ so far."""
+    """Every file of the build in `root` outside logs/ and what made it. `made`: the records of report/ so far.
+
+    Digests are the seals'; `digest` is asked for append-only files, which no seal has: captures, above all.
+    """
     files: dict[str, dict[str, Any]] = {}
     libraries: dict[str, dict[str, str]] = {}
 
@@ -873,7 +882,7 @@ def manifest(
                 add(stage, records[phase["phase"]])
     for phase_records in made.values():
         add("report", phase_records)
-    files.update(_appended(root))
+    files.update(_appended(root, digest))
     return {
         "manifest": 1,
         "commit": commit,
@@ -885,7 +894,7 @@ def manifest(
     }
 
 
-def _appended(root: Path) -> dict[str, dict[str, Any]]:
+def _appended(root: Path, digest: Callable[[Path], str]) -> dict[str, dict[str, Any]]:
     """The append-only files, which no unit owns: segments and plans of pages/, and documents/killed.jsonl."""
     from webtext import pages
 
@@ -902,7 +911,7 @@ def _appended(root: Path) -> dict[str, dict[str, Any]]:
         if path.is_file():
             sha256, rows = rows_of.get(path, (None, None))
             name = path.relative_to(root).as_posix()
-            found[name] = {"sha256": sha256 or storage.sha256_of(path), "bytes": path.stat().st_size, "rows": rows}
+            found[name] = {"sha256": sha256 or digest(path), "bytes": path.stat().st_size, "rows": rows}
     return found
 
 

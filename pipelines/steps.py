@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from pipelines import storage
 from pipelines.engine import report
-from pipelines.stage import Work
+from pipelines.stage import Digests, Work
 from webtext import records
 from webtext.records import DROP_SCHEMA, Drop, drop_batch
 
@@ -1022,6 +1022,7 @@ def write_manifest(work: Work) -> Counts:
     from pipelines import report as reports
 
     extras = work.unit.extras
+    remembered = Digests(Path(extras["root"]) / "logs" / "digests.json")  # a capture is hashed once in its life
     with work.writing("manifest.json") as path:
         value = reports.manifest(
             Path(extras["root"]),
@@ -1029,6 +1030,7 @@ def write_manifest(work: Work) -> Counts:
             extras["made"],
             settings=work.unit.arguments["settings"],
             commit=reports.git_commit(),
+            digest=remembered.of,
         )
         path.write_text(json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return {"files": len(value["files"])}
