@@ -62,10 +62,10 @@ class Session:
         """Before the first work of this process: room on the disk, the root locked, logs, answers to signals."""
         if self._begun:
             return
+        quiet_luigi()  # first: that another build is at work is one line too
         plan.check_disk(self.build)
         self.root.lock()
         self.console.attach_logs(self.build.logs / "build.log")
-        quiet_luigi()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
         self._begun = True
