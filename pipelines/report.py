@@ -93,13 +93,12 @@ def _templates() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters["show_as"] = lambda value, kind: _FORMATS[kind](value)
-    environment.filters["clean"] = clean
     return environment
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from `templates/`."""
-    return _templates().get_template(template).render(**values)
+    """A page from `templates/`, its values escaped by Jinja and free of control characters."""
+    return clean(_templates().get_template(template).render(**values))
 
 
 def shown(value: Any) -> str:
@@ -386,7 +385,7 @@ def _largest_clusters(sizes_of: Mapping[str, int], inputs: Mapping[str, list[Pat
             "members": [
                 {
                     "id": row["id"],
-                    "url": clean(url_of[row["id"]]),
+                    "url": url_of[row["id"]],
                     "kept": row["kept"],
                     "reason": row["reason"],
                     "similarity": None if row["similarity"] is None else round(row["similarity"], 4),
@@ -417,7 +416,7 @@ def write_overlap(path: Path, tables: Any, settings: Any) -> None:
         corpus=tables.corpus.to_pylist(),
         protocol_notes=PROTOCOLS,
         paper=paper_rows(rows),
-        rows=[{**row, "set": clean(row["set"])} for row in rows],
+        rows=rows,
         touched=[row for row in rows if row["unit"] == "examples"],
         worst=[
             (protocol, list(_worst_examples(group)))
@@ -445,7 +444,7 @@ def paper_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if row["unit"] == "file" and row["protocol"] == "gpt2-tokens" and row["share"] is not None:
             numbers = found.setdefault(paper_name(row), [None, None, None, None])
             numbers[2 if row["against"] == "corpus" else 0] = 100 * row["share"]
-    return [{"set": clean(name), "numbers": numbers} for name, numbers in found.items()]
+    return [{"set": name, "numbers": numbers} for name, numbers in found.items()]
 
 
 def _worst_examples(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -455,10 +454,9 @@ def _worst_examples(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         first = members[0]
         yield {
             **first,
-            "set": clean(first["set"]),
-            "example_id": clean(first["example_id"] or ""),
+            "example_id": first["example_id"] or "",
             "passage": shorten(first["passage"], 700),
-            "documents": [{**row, "url": clean(row["url"] or "")} for row in members if row["id"] is not None],
+            "documents": [{**row, "url": row["url"] or ""} for row in members if row["id"] is not None],
         }
 
 
@@ -711,7 +709,7 @@ def tokenizer_facts(inputs: CorpusInputs) -> dict[str, Any]:
         from dedup.overlap import read_evaluation_sets
 
         for one in read_evaluation_sets(inputs.evaluation_sets):
-            sets[clean(one.name)] = measure.batches_of(_slices(one.texts), SAMPLE_BYTES)
+            sets[one.name] = measure.batches_of(_slices(one.texts), SAMPLE_BYTES)
     found = bpe.tokenizer_statistics(sets, tokenizer, reference=reference)
     use = np.zeros(tokenizer.size, np.uint64)
     for path in inputs.usage:
