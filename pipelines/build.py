@@ -237,7 +237,7 @@ class Build:
             "selected",
             1,
             [
-                Phase("key", steps.key_submissions, keyed, {"select": karmaless}, libraries=("w3lib", "tldextract")),
+                Phase("key", steps.key_submissions, keyed, {"select": karmaless}, libraries=("tldextract",)),
                 Phase("merge", steps.merge_links, merged, select, estimate_bytes=2 << 30),
             ],
         )
@@ -259,6 +259,7 @@ class Build:
                     {
                         "segments": ledgers.hexdigest(),
                         "archives": pages.archive_stamp(fetch, directory / ARCHIVE_INDEX),
+                        "common_crawl": list(fetch.common_crawl),
                         "network": fetch.network,
                         "stop_after": fetch.stop_after if fetch.network else None,
                     },
@@ -323,7 +324,7 @@ class Build:
         return Stage(
             self.root,
             "documents",
-            1,
+            2,
             [
                 Phase(
                     "extract",
@@ -440,7 +441,7 @@ class Build:
                     steps.decide_duplicates,
                     decided,
                     {"minhash": minhash, "dedup": dedup},
-                    libraries=("numba", "scipy"),
+                    libraries=("numba",),
                     modules=("dedup.lsh",),
                     estimate_bytes=4 << 30,
                 ),

@@ -20,7 +20,7 @@ import luigi
 
 from pipelines import storage
 from pipelines.stage import SEAL, StageError, affecting_bytes
-from pipelines.tasks import STAGES, one_line_failure, session
+from pipelines.tasks import STAGES, one_line, one_line_failure, session
 
 
 class ModelTask(luigi.Task):
@@ -52,8 +52,10 @@ class ModelTask(luigi.Task):
     def complete(self) -> bool:
         if not all(task.complete() for task in self.requires()):  # type: ignore[no-untyped-call]
             return False
+        with one_line():
+            wanted = self.fingerprint()
         try:
-            return bool(json.loads(self.seal().read_text())["fingerprint"] == self.fingerprint())
+            return bool(json.loads(self.seal().read_text())["fingerprint"] == wanted)
         except (FileNotFoundError, ValueError, KeyError):
             return False
 

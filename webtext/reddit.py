@@ -91,10 +91,10 @@ class LinkSources:
     api_limit: int = _setting(1000, "submissions per listing; Reddit ends every listing at 1000")
     api_snapshot: str = _setting("1", "change this label to read the API again; the same label keeps what was read")
     user_agent: str | None = _setting(
-        None, "what Reddit asks for: <platform>:<app id>:<version> (by u/<name>); None: praw_user_agent or praw.ini"
+        None, "what Reddit asks for: <platform>:<app id>:<version> (by u/<name>); empty: praw_user_agent or praw.ini"
     )
     praw_site: str | None = _setting(
-        None, "section of praw.ini with the credentials; None: DEFAULT", changes_bytes=False
+        None, "section of praw.ini with the credentials; empty: DEFAULT", changes_bytes=False
     )
     reddit_url: str = _setting("https://www.reddit.com", "where access tokens come from", changes_bytes=False)
     oauth_url: str = _setting("https://oauth.reddit.com", "where listings come from", changes_bytes=False)
