@@ -234,7 +234,8 @@ def test_8_no_damage_to_a_table_is_silent(count: int, tmp_path: Path, faults) ->
         path.write_bytes(damaged(good, chance))
         same = False
         try:
-            same = storage.read_table(path).equals(table)  # damage to statistics alone changes no value
+            # As stages read: by the names of columns. Damage to statistics alone changes no value.
+            same = storage.read_table(path, ["id", "text"]).equals(table)
         except (OSError, ValueError, MemoryError):
             same = True
         said += same
