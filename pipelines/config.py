@@ -246,7 +246,7 @@ def luigi_defaults() -> None:
     and reports failures with exit status 0."""
     config = luigi.configuration.get_config()  # type: ignore[no-untyped-call]
     defaults = {
-        "core": {"local_scheduler": "true", "log_level": "WARNING"},
+        "core": {"local_scheduler": "true", "log_level": "WARNING", "no_lock": "true"},  # the root has a lock
         "worker": {"check_complete_on_run": "true"},
         "retcode": {
             "already_running": "10",

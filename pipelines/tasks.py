@@ -49,6 +49,7 @@ class Session:
         self.build = Build(config.read_settings())
         self.root = Root(self.build.root)
         self.summarised = False
+        self.shown: set[str] = set()  # stages whose page was named
         self._begun = False
         self._engine: LocalEngine | None = None
 
@@ -136,7 +137,10 @@ class StageTask(luigi.Task):
 
     def complete(self) -> bool:
         with one_line():
-            return self.build().is_complete(self.stage)
+            done = self.build().is_complete(self.stage)
+        if done and type(self).__name__ in sys.argv:  # it is what somebody asked for
+            self.show_page()
+        return done
 
     def run(self) -> None:
         current = session()
@@ -156,11 +160,11 @@ class StageTask(luigi.Task):
             engine.on_progress = lambda job, done, total: current.console.update(job[1].unit.name, done, total)
             with current.console.stage(self.stage):
                 build.run(self.stage, engine)
-        self.show_page()
 
     def show_page(self) -> None:
-        """Say where the page is, of a stage that makes one."""
-        if self.stage in PAGES:
+        """Say where the page is, of a stage that makes one; once."""
+        if self.stage in PAGES and self.stage not in session().shown:
+            session().shown.add(self.stage)
             what, page = PAGES[self.stage]
             session().console.paths({what: self.build().root / page})
 
