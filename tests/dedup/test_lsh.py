@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import resource
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,15 @@ from dedup.lsh import (
     similarity_histogram,
     verdicts,
 )
-from dedup.minhash import MinHashSettings, ids_to_bytes, sign, signature_table, to_datasketch, write_signatures
+from dedup.minhash import (
+    MinHashSettings,
+    binary16,
+    ids_to_bytes,
+    sign,
+    signature_table,
+    to_datasketch,
+    write_signatures,
+)
 from dedup.words import normal_form
 
 SIGNING = MinHashSettings()
@@ -462,3 +471,41 @@ def test_real_articles_with_planted_copies_are_all_found(tmp_path: Path, shared_
     }
     truth = (shared_data / "neardup" / "articles_1000.truth").read_text().splitlines()
     assert found == {frozenset(line.split()) for line in truth}
+
+
+@pytest.mark.slow
+def test_a_document_of_fifty_megabytes_is_compared_like_any_other(tmp_path: Path) -> None:
+    generator = np.random.default_rng(7)
+    words = generator.integers(0, 50_000, 8_000_000)
+    long = " ".join(f"w{word}" for word in words.tolist())
+    assert len(long) > 50_000_000
+    texts = [long, long + " and a little more", "a short one about something else"]
+    result = judged(tmp_path, texts)
+    assert result.verdicts.column("kept").to_pylist().count(True) == 2
+    assert [row["reason"] for row in result.verdicts.to_pylist() if not row["kept"]] == ["near"]
+
+
+@pytest.mark.slow
+def test_ten_million_identical_documents_leave_one_in_bounded_memory(tmp_path: Path) -> None:
+    count, each = 10_000_000, 1_000_000
+    signing = MinHashSettings(bands=2, rows=2)
+    one = signature_table([id_of("one")], pa.array(["the same text for all of them"]), signing)
+    names = np.zeros((count, 2), np.uint64)
+    names[:, 1] = np.arange(count)
+    names[:, 0] = np.random.default_rng(3).integers(0, 2**63, count, dtype=np.uint64)
+    ids = names.view(np.uint8).reshape(count, 16)
+    paths = []
+    for start in range(0, count, each):
+        part = ids[start : start + each]
+        table = one.take(pa.array(np.zeros(len(part), np.int64))).set_column(0, one.schema.field("id"), binary16(part))
+        paths.append(tmp_path / f"signatures-{start}.arrow")
+        write_signatures(paths[-1], table.replace_schema_metadata(one.schema.metadata))
+    del names
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ranks = np.arange(count, dtype=np.uint32)
+    options = DedupSettings(memory_bytes=1 << 30)
+    result = verdicts(ids, ranks, paths, None, options, minhash=signing, scratch=tmp_path)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert int((result.status == dedup.lsh.KEPT).sum()) == 1
+    assert int((result.status == dedup.lsh.EXACT).sum()) == count - 1
+    assert grown < memory_needed(count, options, signing).total
