@@ -259,8 +259,8 @@ class Build:
                     {
                         "segments": ledgers.hexdigest(),
                         "archives": pages.archive_stamp(fetch, directory / ARCHIVE_INDEX),
-                        "common_crawl": list(fetch.common_crawl),
                         "network": fetch.network,
+                        "common_crawl": list(fetch.common_crawl) if fetch.network else [],
                         "stop_after": fetch.stop_after if fetch.network else None,
                     },
                 )

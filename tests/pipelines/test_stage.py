@@ -216,7 +216,7 @@ def test_killed_at_any_event_the_next_run_gives_the_same_bytes(
     here = Path(__file__).parent
     script.write_text(RUN.format(tests=str(here.parent), here=str(here), base=str(tmp_path), keep=keep))
     stopped = 0
-    for event in range(1, 60, 7):
+    for event in range(2, 60, 14):
         (tmp_path / "counter").unlink(missing_ok=True)
         for path in sorted((tmp_path / "root").rglob("*"), reverse=True):
             path.unlink() if path.is_file() else path.rmdir()
@@ -233,7 +233,7 @@ def test_killed_at_any_event_the_next_run_gives_the_same_bytes(
         assert again.returncode == 0, again.stderr
         left = {name: digest for name, digest in hashes(tmp_path / "root").items() if not name.startswith(".")}
         assert left == undisturbed
-    assert stopped >= 5
+    assert stopped >= 3
 
 
 def test_the_second_build_in_a_root_refuses(tmp_path: Path) -> None:
