@@ -228,21 +228,21 @@ def _zstd(body: bytes, limit: int) -> bytes:
     parts: list[bytes] = []
     total = 0
     rest = body
+    decompressor = zstandard.ZstdDecompressor(max_window_size=8 << 20)  # RFC 9659: a content coding's window
     try:
-        while rest:
-            # RFC 9659: a content coding's window is at most 8 MB.
-            stream = zstandard.ZstdDecompressor(max_window_size=8 << 20).decompressobj(write_size=_CHUNK)
-            at = 0
-            while at < len(rest) and not stream.eof:
-                part = stream.decompress(rest[at : at + 1024])
-                at += 1024
-                total += len(part)
-                parts.append(part)
+        # The reader stops at any size and does not tell a cut frame; the object tells it, and does not stop: a kilobyte
+        # can be 32 MB. So the size comes first, then the bytes.
+        with decompressor.stream_reader(body, read_across_frames=True) as measured:
+            while size := len(measured.read(_CHUNK)):
+                total += size
                 if total > limit:
                     raise DecodeError("too_large", f"zstd: over {limit} bytes when decoded")
+        while rest:
+            stream = decompressor.decompressobj()
+            parts.append(stream.decompress(rest))
             if not stream.eof:
                 raise DecodeError("truncated", f"zstd: ends after {total} decoded bytes")
-            rest = stream.unused_data + rest[at:]
+            rest = stream.unused_data
     except zstandard.ZstdError as error:
         raise DecodeError("decode_error", f"zstd: {error}") from None
     return b"".join(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import random
+import tracemalloc
 import zlib
 from collections.abc import Callable
 
@@ -53,6 +54,20 @@ def test_caps_and_cuts_are_told_apart(codec: str) -> None:
     with pytest.raises(DecodeError) as error:
         decode(CODECS[codec](noise)[:-20], codec, 10**6)
     assert error.value.outcome == "truncated"
+
+
+@pytest.mark.parametrize("before", [b"", zstandard.compress(b""), zstandard.compress(b"a page")])
+def test_a_kilobyte_of_zstd_that_is_32_megabytes_takes_no_more_memory_than_the_cap(before: bytes) -> None:
+    bomb = before + zstandard.compress(bytes(100_000_000))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DecodeError, match="over 1000000 bytes") as caught:
+            decode(bomb, "zstd", 1_000_000)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert caught.value.outcome == "too_large"
+    assert peak < 1_000_000
 
 
 @settings(deadline=None, derandomize=True, max_examples=300)
