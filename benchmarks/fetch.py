@@ -1,12 +1,19 @@
 """Fetching: pages per second and core with captures written, memory over a long run, and the schedule of many hosts.
 
-    python benchmarks/fetch.py pages                  ours beside a thread pool around trafilatura.fetch_url
+    python benchmarks/fetch.py web                    ours beside a thread pool around trafilatura.fetch_url, on servers
+                                                      that are as far, slow, broken or silent as those of the web
+    python benchmarks/fetch.py pages                  the same on servers that answer at once: what a page costs
     python benchmarks/fetch.py memory --pages 100000  resident memory along one long run
     python benchmarks/fetch.py schedule               10 million links of 500,000 hosts, planned and scheduled
 
-Both fetchers are given one core; the loopback server has another. The peer keeps nothing, checks no robots.txt, looks
-at no address and writes no capture; ours does all of it. Rates are given by the clock and by the processor time of the
-fetching process: on a machine that others use too, only the second says what a core can do.
+Both fetchers are given one core, the same links in the same order and the same number of connections; the loopback
+servers have another core. The peer keeps nothing, checks no robots.txt, looks at no address and writes no capture; ours
+does all of it. Rates are given by the clock and by the processor time of the fetching process: on a machine that others
+use too, only the second says what a core can do.
+
+The servers of `web`, by host: four in a hundred accept and say nothing, two send a kilobyte a second, two answer 503,
+five 404; the others answer after 50 to 400 ms. Time-outs are the peer's own 30 seconds for both. What counts is the
+time until 95% of the pages that can be had are there: the last ones wait for the silent servers, whoever asks.
 """
 
 from __future__ import annotations
@@ -14,8 +21,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import concurrent.futures
+import dataclasses
 import functools
 import gzip
+import logging
 import multiprocessing
 import os
 import random
@@ -26,7 +35,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -35,8 +44,8 @@ from webtext.fetch import Answer, Fetcher, FetchSettings
 from webtext.guard import Guard
 from webtext.pages import sealed_segments, update
 
-PAGE_BYTES = 50_000
-HOSTS = 200
+PAGE_BYTES: Final = 50_000
+HOSTS: Final = 200
 
 
 @dataclass(frozen=True)
@@ -67,8 +76,19 @@ def page() -> bytes:
     return "".join(parts).encode()[: PAGE_BYTES - 14] + b"</body></html>"
 
 
-def serve(port: Any, core: int, encoding: str) -> None:
-    """Answers every request with the page, and robots.txt with 404, for ever."""
+SHARES: Final = {"silent": 0.04, "slow": 0.02, "unavailable": 0.02, "absent": 0.05}
+
+
+def kinds(hosts: int) -> list[str]:
+    """What each host of `web` is: a key of SHARES, or "ok"."""
+    found = [kind for kind, share in SHARES.items() for _ in range(round(share * hosts))]
+    found += ["ok"] * (hosts - len(found))
+    random.Random(1).shuffle(found)
+    return found
+
+
+def serve(port: Any, core: int, encoding: str, web: bool) -> None:
+    """Answers every request with the page, and robots.txt with 404, for ever; `web`: as the host's kind says."""
     pin(core)
     body = page()
     coding = b""
@@ -78,10 +98,28 @@ def serve(port: Any, core: int, encoding: str) -> None:
     found = head + body
     absent = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
+    unavailable = absent.replace(b"404 Not Found", b"503 Service Unavailable")
+    places = {address: number for number, address in enumerate(addresses())}
+    what = kinds(HOSTS) if web else ["at once"] * HOSTS
+
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        place = places[writer.get_extra_info("sockname")[0]]
+        kind = what[place]
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
-                writer.write(absent if head.startswith(b"GET /robots.txt ") else found)
+                if kind != "at once":
+                    await asyncio.sleep(3_600 if kind == "silent" else 0.05 + 0.35 * place / HOSTS)
+                if head.startswith(b"GET /robots.txt ") or kind == "absent":
+                    writer.write(absent)
+                elif kind == "unavailable":
+                    writer.write(unavailable)
+                elif kind == "slow":
+                    for at in range(0, len(found), 1_000):
+                        writer.write(found[at : at + 1_000])
+                        await writer.drain()
+                        await asyncio.sleep(1)
+                else:
+                    writer.write(found)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
@@ -137,8 +175,7 @@ def settings(concurrency: int) -> FetchSettings:
 
 def ours(port: int, pages: int, concurrency: int, watch: Callable[[dict[str, int]], None] | None = None) -> Rate:
     """The rate of `pages` pages, captures and ledger on disk included."""
-    hosts = addresses()
-    urls = [f"http://{hosts[n % HOSTS]}:{port}/{n}" for n in range(pages)]
+    urls = urls_of(port, pages)
     chosen = settings(concurrency)
     with tempfile.TemporaryDirectory() as folder:
         guard = Guard(allow_loopback=True)
@@ -152,20 +189,98 @@ def ours(port: int, pages: int, concurrency: int, watch: Callable[[dict[str, int
     return rate
 
 
-def peer(port: int, pages: int, concurrency: int) -> Rate:
-    from trafilatura import fetch_url
+def fetch_url() -> Callable[[str], str | None]:
+    """trafilatura's, which would refuse the loopback server, as ours does untold."""
+    from trafilatura import fetch_url as get
     from trafilatura.settings import use_config
 
     config = use_config()
-    config.set("DEFAULT", "SSRF_PROTECTION", "off")  # it would refuse the loopback server, as ours does untold
-    get = functools.partial(fetch_url, config=config)
+    config.set("DEFAULT", "SSRF_PROTECTION", "off")
+    return functools.partial(get, config=config)
+
+
+def urls_of(port: int, pages: int) -> list[str]:
+    """From host to host: no fetcher finds two links of one host in a row."""
     hosts = addresses()
-    urls = (f"http://{hosts[n % HOSTS]}:{port}/{n}" for n in range(pages))
+    return [f"http://{hosts[n % HOSTS]}:{port}/{n}" for n in range(pages)]
+
+
+def peer(port: int, pages: int, concurrency: int) -> Rate:
+    get = fetch_url()
     started = time.perf_counter(), time.process_time()
     with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
-        done = sum(text is not None for text in pool.map(get, urls))
+        done = sum(text is not None for text in pool.map(get, urls_of(port, pages)))
     assert done == pages
     return Rate.since(pages, started)
+
+
+class Arrivals:
+    """When pages came: seconds since the start, at the counts that were looked at."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._marks: list[tuple[int, float]] = []
+
+    def note(self, pages: int) -> None:
+        self._marks.append((pages, time.perf_counter() - self._started))
+
+    def until(self, pages: int) -> float:
+        return next(seconds for count, seconds in self._marks if count >= pages)
+
+
+def bench_web(options: argparse.Namespace, port: int) -> None:
+    """Prints how long each took until 95% of the pages were there, and until its last link was done with."""
+    urls = urls_of(port, options.pages)
+    can_be_had = sum(kinds(HOSTS)[n % HOSTS] == "ok" for n in range(options.pages))
+    wanted = can_be_had * 95 // 100
+    print(
+        f"{options.pages:,} links of {HOSTS} hosts, {can_be_had:,} pages to be had, {options.concurrency} connections"
+    )
+    chosen = dataclasses.replace(settings(options.concurrency), deadline_seconds=30.0)
+    rates: list[float] = []
+    for name, run in (
+        ("ours", functools.partial(web_ours, settings=chosen)),
+        ("fetch_url", functools.partial(web_peer, connections=options.concurrency)),
+    ):
+        arrivals = Arrivals()
+        started = time.perf_counter()
+        pages = run(urls, arrivals)
+        seconds = arrivals.until(wanted)
+        rates.append(wanted / seconds)
+        print(
+            f"{name:10}{pages:6,} pages; 95% of them after {seconds:5.0f} s, {rates[-1]:4.0f}/s;"
+            f" all links done after {time.perf_counter() - started:.0f} s",
+            flush=True,
+        )
+    print(f"pages per second until 95%: {rates[0] / rates[1]:.1f}x")
+
+
+def web_ours(urls: list[str], arrivals: Arrivals, settings: FetchSettings) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        guard = Guard(allow_loopback=True)
+        summary = update(
+            Path(folder),
+            link_batches(urls),
+            settings,
+            publish=publish,
+            transport=Fetcher(settings, guard=guard),
+            progress=lambda counts: arrivals.note(counts.get("ok", 0)),
+        )
+        guard.close()
+    arrivals.note(summary.outcomes["ok"])
+    return summary.outcomes["ok"]
+
+
+def web_peer(urls: list[str], arrivals: Arrivals, connections: int) -> int:
+    get = fetch_url()
+    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3").setLevel(logging.CRITICAL)
+    pages = 0
+    with concurrent.futures.ThreadPoolExecutor(connections) as pool:
+        for done in concurrent.futures.as_completed([pool.submit(get, url) for url in urls]):
+            pages += done.result() is not None
+            arrivals.note(pages)
+    return pages
 
 
 def bench_pages(options: argparse.Namespace, port: int) -> None:
@@ -243,10 +358,10 @@ def bench_schedule(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["pages", "memory", "schedule"])
-    parser.add_argument("--pages", type=int, default=4_000, help="pages per round")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--concurrency", type=int, default=16, help="connections at a time, ours and the peer's")
+    parser.add_argument("what", choices=["web", "pages", "memory", "schedule"])
+    parser.add_argument("--pages", type=int, default=4_000, help="pages, or links of `web`, per round")
+    parser.add_argument("--rounds", type=int, default=3, help="of `pages`")
+    parser.add_argument("--concurrency", type=int, default=None, help="connections at a time (web: 64, others: 16)")
     parser.add_argument(
         "--encoding", choices=["identity", "gzip"], default="identity", help="how the server sends pages"
     )
@@ -254,18 +369,19 @@ def main() -> None:
     parser.add_argument("--hosts", type=int, default=500_000)
     parser.add_argument("--seconds", type=float, default=None, help="stop scheduling after this long")
     options = parser.parse_args()
+    options.concurrency = options.concurrency or (64 if options.what == "web" else 16)
     if options.what == "schedule":
         bench_schedule(options)
         return
     context = multiprocessing.get_context("spawn")
     port = context.Value("i", 0)
-    server = context.Process(target=serve, args=(port, 1, options.encoding), daemon=True)
+    server = context.Process(target=serve, args=(port, 1, options.encoding, options.what == "web"), daemon=True)
     server.start()
     while not port.value:
         time.sleep(0.05)
     pin(0)
     try:
-        (bench_pages if options.what == "pages" else bench_memory)(options, port.value)
+        {"web": bench_web, "pages": bench_pages, "memory": bench_memory}[options.what](options, port.value)
     finally:
         server.terminate()
 

@@ -493,7 +493,7 @@ class Fetcher:
         self._guard = guard or Guard(allow_loopback=settings.allow_loopback, connect_seconds=settings.connect_seconds)
         self._owns_guard = guard is None
         # More hosts than connections: who is asked again within its delay is often still on the line.
-        self._pool = self._guard.pool(connections=max(64, 4 * settings.concurrency))
+        self._pool = self._guard.pool(hosts=max(64, 4 * settings.concurrency), per_host=settings.per_host_concurrency)
         self._send = send or self._exchange
         self._now = now
         self._robots = robots.Cache()

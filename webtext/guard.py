@@ -87,6 +87,16 @@ def is_public(address: IPAddress) -> bool:
     )
 
 
+@functools.lru_cache(maxsize=4096)
+def _classified(address: str) -> tuple[bool, bool]:
+    """(public, loopback) of a numeric address; neither, where it is none. Asked twice a connection."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False, False
+    return is_public(parsed), (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
+
+
 # Budgets --------------------------------------------------------------------------------------------------------------
 
 
@@ -262,12 +272,8 @@ class Guard:
 
     def allows(self, address: str) -> bool:
         """Whether a numeric address may be connected to."""
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        mapped = getattr(parsed, "ipv4_mapped", None)
-        return is_public(parsed) or (self.allow_loopback and (mapped or parsed).is_loopback)
+        public, loopback = _classified(address)
+        return public or (self.allow_loopback and loopback)
 
     def connect(self, host: str, port: int) -> socket.socket:
         """A connected socket under the current thread's budget."""
@@ -315,14 +321,15 @@ class Guard:
             self._reaper.remove(number)
             budget.close()
 
-    def pool(self, *, connections: int = 16) -> urllib3.PoolManager:
+    def pool(self, *, hosts: int = 16, per_host: int = 1) -> urllib3.PoolManager:
         """A urllib3 pool all of whose connections go through this guard: what the fetcher uses (half of requests' CPU).
 
+        It keeps connections to as many `hosts`, `per_host` of each; more are opened and not kept.
         Ask it with `redirect=False, retries=False, preload_content=False`.
         """
         plain = type("GuardedConnection", (_Guarded,), {"guard": self})
         secure = type("GuardedTLSConnection", (_Guarded, HTTPSConnection), {"guard": self})
-        pool = urllib3.PoolManager(connections, maxsize=connections, ssl_context=self._ssl_context)
+        pool = urllib3.PoolManager(hosts, maxsize=per_host, ssl_context=self._ssl_context)
         pool.pool_classes_by_scheme = {
             "http": cast(Any, type("GuardedPool", (urllib3.HTTPConnectionPool,), {"ConnectionCls": plain})),
             "https": cast(Any, type("GuardedTLSPool", (urllib3.HTTPSConnectionPool,), {"ConnectionCls": secure})),
@@ -425,7 +432,7 @@ class _Adapter(HTTPAdapter):
         super().__init__(pool_connections=connections, pool_maxsize=connections, max_retries=0)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: Any) -> None:
-        self.poolmanager = self._guard.pool(connections=maxsize)
+        self.poolmanager = self._guard.pool(hosts=connections, per_host=maxsize)
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         # requests would load its bundle again for every connection; the context has it already. There is no way to
