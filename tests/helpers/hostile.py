@@ -1,6 +1,14 @@
-"""Families of pages made to hurt a parser, each just inside the gates where it can be."""
+"""Pages made to hurt a parser, each family just inside the gates where it can be; mutations of pages; bombs."""
 
 from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import brotli
+import zstandard
 
 _PROSE = b"<p>The quick brown fox jumps over the lazy dog, and the dog does not mind it at all.</p>"
 
@@ -54,3 +62,48 @@ def families(share: float = 1.0) -> dict[str, bytes]:
         "selects": _page(b"<select><option>a" * n(24_000)),
         "headings and dates": _page(b"<h1>1 January 2020</h1><time datetime=2020>x" * n(16_000)),
     }
+
+
+def mutated(seeds: Sequence[bytes], chance: random.Random) -> bytes:
+    """One of `seeds` with up to eleven bytes changed, stretches cut out, put in or doubled."""
+    data = bytearray(chance.choice(seeds))
+    for _ in range(chance.randrange(1, 12)):
+        at = chance.randrange(len(data) + 1)
+        how = chance.randrange(4)
+        if how == 0 and at < len(data):
+            data[at] = chance.randrange(256)
+        elif how == 1:
+            del data[at : at + chance.randrange(1, 200)]
+        elif how == 2:
+            data[at:at] = chance.randbytes(chance.randrange(1, 30))
+        else:
+            data[at:at] = data[at : at + 500]
+    return bytes(data)
+
+
+def _compressor(codec: str) -> tuple[Callable[[bytes], bytes], Callable[[], bytes]]:
+    stream: Any
+    if codec == "br":
+        stream = brotli.Compressor(quality=5)
+        return stream.process, stream.finish
+    stream = (
+        zstandard.ZstdCompressor(level=3).compressobj()
+        if codec == "zstd"
+        else zlib.compressobj(9, wbits={"gzip": 31, "deflate": 15}[codec])
+    )
+    return stream.compress, stream.flush
+
+
+CODECS = ("gzip", "deflate", "br", "zstd")
+
+
+def compressed(codec: str, blocks: Iterable[bytes]) -> bytes:
+    """The stream of `blocks` under a content coding, without holding them all."""
+    compress, finish = _compressor(codec)
+    return b"".join([*map(compress, blocks), finish()])
+
+
+def bomb(codec: str, size: int) -> bytes:
+    """`size` zero bytes under a content coding."""
+    block = bytes(1_000_000)
+    return compressed(codec, (block[: size - start] for start in range(0, size, len(block))))

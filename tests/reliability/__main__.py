@@ -19,7 +19,7 @@ def main() -> int:
         os.environ["WEBTEXT_FAULT_REPORT"] = str(arguments.output.absolute())
     here = Path(__file__).parent
     os.chdir(here.parents[1])
-    return int(pytest.main([str(here), "-q", "-m", "slow" if arguments.full else "not slow"]))
+    return int(pytest.main([str(here), "-q", "-m", "not quick" if arguments.full else "not slow"]))
 
 
 if __name__ == "__main__":

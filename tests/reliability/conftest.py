@@ -12,6 +12,11 @@ from helpers.webs import built, server, web
 
 __all__ = ["built", "server", "web"]
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "quick: the small form of a fault that is also tried at its full count")
+
+
 ROWS = pytest.StashKey[list["Row"]]()
 
 
