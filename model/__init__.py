@@ -10,4 +10,5 @@ hf          to and from transformers
 sample      generation
 evals       language modelling and LAMBADA
 bench       tokens per second, MFU, memory
+command     what the commands share
 """

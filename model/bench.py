@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.command import parser_of, status_of
 from model.config import PRESETS, ModelSettings, TrainSettings
 from model.gpt2 import GPT2, Architecture
 from model.optim import Optimizers
@@ -205,20 +206,43 @@ def report(results: Sequence[Result]) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m model.bench", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--presets", nargs="+", default=["gpt2"], choices=list(PRESETS))
-    parser.add_argument("--micro-batches", nargs="+", type=int, default=[8])
-    parser.add_argument("--layers", type=int, help="with --width and --heads: a size of your own")
-    parser.add_argument("--width", type=int)
-    parser.add_argument("--heads", type=int)
-    parser.add_argument("--context", type=int, default=1024)
-    parser.add_argument("--vocabulary", type=int, default=50257)
-    parser.add_argument("--accumulation", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"))
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--loss-chunk", type=int, default=TrainSettings().loss_chunk, help="0: all logits at once")
+    parser = parser_of("python -m model.bench", __doc__ or "")
+    parser.add_argument(
+        "--presets", nargs="+", default=["gpt2"], choices=list(PRESETS), help="sizes, one after another"
+    )
+    parser.add_argument(
+        "--micro-batches",
+        nargs="+",
+        type=int,
+        default=[8],
+        metavar="SAMPLES",
+        help="samples of a forward pass; several are tried one after another",
+    )
+    parser.add_argument(
+        "--layers", type=int, help="with --width and --heads: a size of your own, in place of --presets"
+    )
+    parser.add_argument("--width", type=int, help="channels")
+    parser.add_argument("--heads", type=int, help="attention heads")
+    parser.add_argument("--context", type=int, default=1024, help="tokens of a sample")
+    parser.add_argument("--vocabulary", type=int, default=50257, help="tokens of the vocabulary")
+    parser.add_argument("--accumulation", type=int, default=1, help="forward passes of a step")
+    parser.add_argument("--rounds", type=int, default=10, help="steps that count, of which the median")
+    parser.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto: CUDA where there is one"
+    )
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "bfloat16", "float32"),
+        help="auto: bfloat16 on CUDA, float32 on CPU",
+    )
+    parser.add_argument("--compile", action="store_true", help="torch.compile every contestant")
+    parser.add_argument(
+        "--loss-chunk",
+        type=int,
+        default=TrainSettings().loss_chunk,
+        help="tokens whose logits exist at once, ours only; 0: all",
+    )
     parser.add_argument("--nanogpt", type=Path, help="a checkout of karpathy/nanoGPT to run beside ours")
     parser.add_argument("--transformers", action="store_true", help="run transformers' GPT2LMHeadModel beside ours")
     parser.add_argument(
@@ -228,7 +252,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     options.loss_chunk = options.loss_chunk or None
     found: list[Result] = []
-    try:
+
+    def work() -> None:
         with processes(options.device) as group:
             name = torch.cuda.get_device_name(group.device) if group.device.type == "cuda" else "CPU"
             sys.stdout.write(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
@@ -237,13 +262,11 @@ def main(arguments: list[str]) -> int:
                     results = contest(options, preset, micro_batch, group.device)
                     sys.stdout.write("\n".join(report(results)) + "\n")
                     sys.stdout.flush()
-                    found += results
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    if options.json is not None:
-        options.json.write_text(json.dumps([dataclasses.asdict(result) for result in found], indent=1) + "\n")
-    return 0
+                    found.extend(results)
+        if options.json is not None:
+            options.json.write_text(json.dumps([dataclasses.asdict(result) for result in found], indent=1) + "\n")
+
+    return status_of(work)
 
 
 if __name__ == "__main__":

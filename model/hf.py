@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model import checkpoint
+from model.command import parser_of, status_of
 from model.gpt2 import GPT2, Architecture
 
 TURNED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -241,19 +242,20 @@ def _sync(path: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """`python -m model.hf RUN OUTPUT [TOKENIZER.json]` exports the newest checkpoint of a run."""
-    if len(arguments) not in (2, 3):
-        sys.stderr.write("usage: python -m model.hf RUN_OR_CHECKPOINT OUTPUT_FOLDER [TOKENIZER.json]\n")
-        return 2
-    try:
-        model = load_any(Path(arguments[0]))
-        tokenizer = Path(arguments[2]) if len(arguments) == 3 else None
+    """`python -m model.hf MODEL FOLDER [TOKENIZER.json]`."""
+    parser = parser_of("python -m model.hf", "Writes a model as a folder that transformers loads.")
+    parser.add_argument("model", type=Path, help="a run, one of its checkpoints, or a transformers directory")
+    parser.add_argument("folder", type=Path, help="where it goes; nothing may be there yet")
+    parser.add_argument("tokenizer", type=Path, nargs="?", help="tokenizer.json to go with it")
+    options = parser.parse_args(arguments)
+
+    def work() -> None:
+        tokenizer: Path | None = options.tokenizer
         end_of_text = end_of_text_of(tokenizer) if tokenizer is not None else None
-        export(model.state_dict(), model.config, Path(arguments[1]), tokenizer=tokenizer, end_of_text=end_of_text)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+        model = load_any(options.model)
+        export(model.state_dict(), model.config, options.folder, tokenizer=tokenizer, end_of_text=end_of_text)
+
+    return status_of(work)
 
 
 if __name__ == "__main__":

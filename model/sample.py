@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.command import parser_of, status_of
 from model.config import SampleSettings
 from model.gpt2 import GPT2, KeyValueCache
 
@@ -174,25 +175,26 @@ def _records(path: str) -> Iterator[dict[str, Any]]:
 
 def main(arguments: list[str]) -> int:
     """`python -m model.sample MODEL TOKENIZER --prompt TEXT`: one JSON line a prompt on stdout."""
-    parser = argparse.ArgumentParser(prog="python -m model.sample", description=(__doc__ or "").split("\n")[0])
+    parser = parser_of("python -m model.sample", __doc__ or "")
     parser.add_argument("model", type=Path, help="a run, one of its checkpoints, or a transformers directory")
     parser.add_argument("tokenizer", type=Path, help="tokenizer.json")
     parser.add_argument("--prompt", action="append", default=[], help="text to continue; may be given again")
     parser.add_argument("--template", help="a shipped template's name, or a .toml file")
     parser.add_argument("--records", help="JSON lines that fill the template, or have a `prompt`")
     parser.add_argument("--examples", help="JSON lines of few-shot examples for the template")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto: CUDA where there is one"
+    )
     for entry in dataclasses.fields(SampleSettings):
         kind = float if "float" in str(entry.type) else int
         parser.add_argument(f"--{entry.name.replace('_', '-')}", type=kind, help=entry.metadata["help"])
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         for line in _run(options):
             sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+
+    return status_of(work)
 
 
 def _run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -33,7 +33,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from model import checkpoint
-from model.config import RECIPES, TrainJob, TrainSettings, read_job
+from model.command import run_job
+from model.config import RECIPES, TrainJob, TrainSettings
 from model.data import Shards, open_shards, read_meta
 from model.gpt2 import GPT2, Architecture
 from model.loader import Prefetcher, Samples, micro_batches
@@ -638,16 +639,7 @@ def _duration(seconds: float) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m model.train JOB.json (see model.config.TrainJob)\n")
-        return 2
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
-        run(read_job(arguments[0], TrainJob))
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+    return run_job(arguments, TrainJob, run, prog="python -m model.train", about=__doc__ or "", timed=True)
 
 
 if __name__ == "__main__":

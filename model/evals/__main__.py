@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 
-from model.config import EvaluateJob, read_job
-from model.evals.evaluate import run
+from model.command import run_job
+from model.config import EvaluateJob
+from model.evals import evaluate
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m model.evals JOB.json (see model.config.EvaluateJob)\n")
-        return 2
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        run(read_job(arguments[0], EvaluateJob))
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+    about = evaluate.__doc__ or ""
+    return run_job(arguments, EvaluateJob, evaluate.run, prog="python -m model.evals", about=about, timed=False)
 
 
 if __name__ == "__main__":
