@@ -22,6 +22,7 @@ from typing import Any
 
 from pipelines import steps, storage
 from pipelines.config import Settings
+from pipelines.documents import range_of, shard_of
 from pipelines.engine import LocalEngine
 from pipelines.stage import (
     SEAL,
@@ -221,7 +222,7 @@ class Build:
             files.sort(key=lambda file: file.sha256)
             found = []
             for shard in range(num_shards):
-                first, end = steps.range_of(shard, num_shards)
+                first, end = range_of(shard, num_shards)
                 found.append(
                     Unit(
                         f"selected-{shard:05d}-of-{num_shards:05d}",
@@ -361,7 +362,7 @@ class Build:
             found = []
             for record, file in self._document_files():
                 first, last = record.counts["first"], record.counts["last"]
-                shards = range(steps.shard_of(first, num_shards), steps.shard_of(last, num_shards) + 1) if first else []
+                shards = range(shard_of(first, num_shards), shard_of(last, num_shards) + 1) if first else []
                 links = [selected[f"selected-{shard:05d}-of-{num_shards:05d}"] for shard in shards]
                 verdict = verdict_of[record.name]
                 found.append(
@@ -516,7 +517,7 @@ class Build:
             cleaned = {record.name: record for record in self.upstream("decontaminated", "decide")}
             found = []
             for shard in range(num_shards):
-                first, end = steps.range_of(shard, num_shards)
+                first, end = range_of(shard, num_shards)
                 inputs = Inputs(self.root)
                 inputs.add("selected", "selected", selected[f"selected-{shard:05d}-of-{num_shards:05d}"])
                 for file in pages:

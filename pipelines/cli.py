@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines import config, funnel, plan, steps, storage
+from pipelines import config, funnel, plan, storage
 from pipelines.build import GRAPH, SPLITS, Build
+from pipelines.documents import id_bytes, iso, read_range
 from pipelines.stage import BusyError, StageError, sealed_records
 
 Command = Callable[[Build, argparse.Namespace, Console], int]
@@ -165,7 +166,7 @@ def _posts(build: Build, id: str) -> Iterator[tuple[str, str]]:
     records = sealed_records(folder)
     for record in records.get("key", []):
         for row in rows_of(folder / record.file("keyed/").name, id):
-            when = steps.iso(row["created_at"])
+            when = iso(row["created_at"])
             yield "post", f"{row['post_id']}  karma {row['karma']}  {when}  r/{row['subreddit']}  {row['url']}"
     for record in records.get("merge", []):
         for row in rows_of(folder / record.file(record.name).name, id):
@@ -187,7 +188,7 @@ def _places(build: Build, id: str) -> Iterator[tuple[str, str]]:
     for path in sorted((build.root / "pages").glob("segment-*.parquet")):
         for row in rows_of(path, id):
             place = f", {row['warc']} at byte {row['offset']}" if row["warc"] else ""
-            yield "capture", f"{row['outcome']} {row['final_url'] or ''} {steps.iso(row['fetched_at']) or ''}{place}"
+            yield "capture", f"{row['outcome']} {row['final_url'] or ''} {iso(row['fetched_at']) or ''}{place}"
     verdicts = build.root / "dedup" / "verdicts.parquet"
     for row in rows_of(verdicts, id) if verdicts.is_file() else []:
         fate = "kept" if row["kept"] else f"{row['reason']} duplicate of {row['duplicate_of']}"
@@ -207,7 +208,7 @@ def _places(build: Build, id: str) -> Iterator[tuple[str, str]]:
 
 def rows_of(path: Path, id: str) -> list[dict[str, Any]]:
     """The rows of one id in a Parquet file sorted by id."""
-    found: list[dict[str, Any]] = steps.read_range(path, id, id + "~").to_pylist()
+    found: list[dict[str, Any]] = read_range(path, id, id + "~").to_pylist()
     return found
 
 
@@ -225,7 +226,7 @@ def sample(build: Build, arguments: argparse.Namespace, console: Console) -> int
     for _, path, _ in files:
         column = storage.read_table(path, ["id"]).column("id")
         if len(column):
-            keys = order_keys(steps.id_bytes(column), arguments.seed).tolist()
+            keys = order_keys(id_bytes(column), arguments.seed).tolist()
             chosen = sorted([*chosen, *zip(keys, [path] * len(keys), column.to_pylist(), strict=True)])[: arguments.n]
     for _, path, id in chosen:
         for row in rows_of(path, id):

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines import steps, storage
+from pipelines import storage
 from pipelines.build import Build, expand
+from pipelines.documents import document_batch
 from pipelines.engine import physical_memory_bytes
 
 MIN_SAMPLE_BYTES = 16 << 20
@@ -321,7 +322,7 @@ def _sample_documents(build: Build, pages: Sequence[Any]) -> _Documents:
     found.extracted = len(documents) / len(pages)
     if not documents:
         return found
-    batch = steps.document_batch(documents)
+    batch = document_batch(documents)
     quality.drop_reasons(batch.slice(0, 1), build.settings["filter"])  # compiles
     started = time.process_time()
     reasons = quality.drop_reasons(batch, build.settings["filter"])

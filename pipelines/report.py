@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import charts, funnel, measure, storage
+from pipelines.documents import Documents, id_bytes
 from pipelines.stage import SEAL, Record, Records, read_seal, sealed_records
 from webtext.records import CORPUS_SCHEMA
 
@@ -218,7 +219,7 @@ def duplicate_facts(inputs: Mapping[str, list[Path]], dedup: Any, minhash: Any) 
     sampled: list[tuple[str, str]] = []
     for path in inputs.get("documents", []):
         for batch in storage.read_batches(path, ["id", "url", "num_bytes"], 1 << 16):
-            code = _look_up(_id_bytes(batch.column("id")), ids, codes)
+            code = _look_up(id_bytes(batch.column("id")), ids, codes)
             amounts = batch.column("num_bytes").to_numpy(zero_copy_only=False).astype(np.int64)
             for number, reason in enumerate(REASONS):
                 sizes[reason] += int(amounts[code == number].sum())
@@ -270,12 +271,6 @@ def domain_of(url: str) -> str:
     return file if colon and row.isdigit() else "(no URL)"
 
 
-def _id_bytes(column: Any) -> Any:
-    from pipelines.steps import id_bytes
-
-    return id_bytes(column)
-
-
 def _verdicts(paths: Sequence[Path]) -> tuple[Any, Any, dict[str, int], int]:
     """(ids sorted as S16, code of each: 0 kept, 1 near, 2 exact; cluster -> size where above 1; transitive ones)."""
     ids, codes = [np.empty(0, "S16")], [np.empty(0, np.int8)]
@@ -283,7 +278,7 @@ def _verdicts(paths: Sequence[Path]) -> tuple[Any, Any, dict[str, int], int]:
     transitive = 0
     for path in paths:
         for batch in storage.read_batches(path, ["id", "kept", "reason", "cluster", "transitive"], 1 << 16):
-            ids.append(np.ascontiguousarray(_id_bytes(batch.column("id"))).view("S16").ravel())
+            ids.append(np.ascontiguousarray(id_bytes(batch.column("id"))).view("S16").ravel())
             reason = pc.fill_null(batch.column("reason"), "kept")
             codes.append(pc.index_in(reason, pa.array(REASONS)).to_numpy(zero_copy_only=False).astype(np.int8))
             transitive += pc.sum(batch.column("transitive")).as_py() or 0
@@ -345,7 +340,6 @@ def _pair_facts(paths: Sequence[Path]) -> tuple[dict[str, int], list[dict[str, A
 def _planted(sampled: Sequence[tuple[str, str]], paths: Sequence[Path], minhash: Any) -> list[dict[str, Any]]:
     """dedup.lsh.planted_recall on the sampled documents' beginnings."""
     from dedup.lsh import planted_recall
-    from pipelines.steps import Documents
 
     if not sampled:
         return []
@@ -357,7 +351,6 @@ def _planted(sampled: Sequence[tuple[str, str]], paths: Sequence[Path], minhash:
 
 def _largest_clusters(sizes_of: Mapping[str, int], inputs: Mapping[str, list[Path]]) -> list[dict[str, Any]]:
     """The ten largest clusters: who is kept, and up to three of those that are not, with what they say."""
-    from pipelines.steps import Documents
 
     ranked = sorted(sizes_of.items(), key=lambda item: (-item[1], item[0]))[:10]
     if not ranked:
