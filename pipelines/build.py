@@ -685,12 +685,13 @@ class Build:
         extras = {"gpt2_vocabulary": self.settings["corpus"].gpt2_vocabulary}
 
         def spilled(_: Records) -> list[Unit]:
+            vocabulary = {"words": [], "gpt2-tokens": self._gpt2_digests()}
             return [
                 Unit(
                     f"{protocol}-{name}",
                     (path,),
                     (digest,),
-                    {"protocol": protocol},
+                    {"protocol": protocol, "vocabulary": vocabulary[protocol]},
                     extras,
                 )
                 for protocol in settings.protocols
@@ -732,6 +733,8 @@ class Build:
 
         def what() -> tuple[dict[str, Any], dict[str, Any]]:
             digests = [*self.digests_of(settings.evaluation_sets), *(digest for _, _, digest in validation)]
+            if "gpt2-tokens" in settings.protocols:
+                digests += self._gpt2_digests()
             arguments = {"sets": hashlib.sha256("".join(digests).encode()).hexdigest()}
             extras = {
                 "evaluation_sets": settings.evaluation_sets,
@@ -820,19 +823,17 @@ class Build:
                 inputs.add(record.name.partition("-")[0], "report", record.files[0])
             for record in results["tokens"]:
                 inputs.add("usage", "report", record.files[0])
-            gpt2 = steps.released_vocabulary(corpus.gpt2_vocabulary)
-            files = sorted(path for path in gpt2.iterdir() if path.is_file()) if gpt2 else []
             arguments = {
                 "settings": settings,
                 "seals": self._seals(),
                 "domains": self._digests.of(Path(corpus.webtext_domains)) if corpus.webtext_domains else None,
-                "gpt2": [self._digests.of(path) for path in files],
+                "gpt2": self._gpt2_digests(),
                 "sets": self.digests_of(evaluation_sets),
             }
             extras = {
                 "root": str(self.root),
                 "domains": Path(corpus.webtext_domains) if corpus.webtext_domains else None,
-                "gpt2": gpt2,
+                "gpt2": steps.released_vocabulary(corpus.gpt2_vocabulary),
                 "evaluation_sets": evaluation_sets,
             }
             return [inputs.unit("report", arguments, extras)]
@@ -862,6 +863,11 @@ class Build:
                 Phase("manifest", steps.write_manifest, listed),
             ],
         )
+
+    def _gpt2_digests(self) -> list[str]:
+        """Of the files of GPT-2's released vocabulary, where it is there."""
+        folder = steps.released_vocabulary(self.settings["corpus"].gpt2_vocabulary)
+        return [self._digests.of(path) for path in sorted(folder.iterdir()) if path.is_file()] if folder else []
 
     def _seals(self) -> dict[str, str]:
         """The digests of the seals that the report reads."""

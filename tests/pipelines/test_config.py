@@ -125,6 +125,35 @@ def test_each_field_makes_anew_what_it_can_change_and_nothing_else(built: Built)
     assert len(untried) < 20, "\n".join(untried)
 
 
+def test_the_overlap_is_made_anew_where_gpt2s_vocabulary_has_other_bytes(built: Built, tmp_path: Path) -> None:
+    def reads(folder: str, content: str) -> list[list[Any]]:
+        path = tmp_path / folder
+        path.mkdir()
+        (path / "merges.txt").write_text(content)
+        sections = built.web.sections(
+            built.root,
+            corpus={"gpt2_vocabulary": str(path)},
+            overlap={"mode": "bloom", "protocols": "words, gpt2-tokens"},
+        )
+        build = Build(inline.settings_of(sections))
+        phases = [build.stage("overlap/filter").phases[0], build.stage("overlap").phases[0]]
+        return [[(unit.name, unit.arguments) for unit in phase.units({})] for phase in phases]
+
+    one, copied, other = reads("one", "a b"), reads("copied", "a b"), reads("other", "a c")
+    assert one == copied
+    assert one[1] != other[1]
+    differ = {mine[0] for mine, theirs in zip(one[0], other[0], strict=True) if mine != theirs}
+    assert differ == {name for name, _ in one[0] if name.startswith("gpt2-tokens-")}
+    with pytest.raises(ValueError, match=r"\[corpus\] gpt2_vocabulary: expected a folder"):
+        Build(
+            inline.settings_of(
+                built.web.sections(
+                    built.root, corpus={"gpt2_vocabulary": "nowhere"}, overlap={"protocols": "gpt2-tokens"}
+                )
+            )
+        ).stage("overlap").phases[0].units({})
+
+
 def test_luigi_cfg_shows_every_key_of_every_section_with_its_default() -> None:
     missing = []
     for section, one in FIELDS:
