@@ -2,7 +2,9 @@
 
 - A protocol is how a text is brought to the model and what it is divided by: `ptb`, `wikitext` and `1bw` restore prose
   with an invertible de-tokenizer and count the original words, a line end being one; `plain`, `enwik8` and `text8`
-  take the file as it is; records (.jsonl with a field `text`) are documents of their own.
+  take the file as it is; records (.jsonl with a field `text`) are documents of their own. Sets of questions or of
+  choices have no such field and are refused: their tasks have measures of their own, and joining their fields into a
+  text is a choice that moves the score, so it is the user's. (Overlap needs no such choice: it looks at every field.)
 - Examples are numbered as in overlap/examples.parquet: records in file order, or lines that are not blank.
 """
 
@@ -90,11 +92,14 @@ def read_records(path: Path) -> list[dict[str, Any]] | None:
         if line.strip():
             try:
                 record = json.loads(line)
-                record["text"].encode()
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: expected a JSON object, {error}; correct it") from error
+            if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+                got = f"the fields {', '.join(record)}" if isinstance(record, dict) else type(record).__name__
                 raise ValueError(
-                    f"{path}, line {number}: expected an object with a text, {error!r}; correct it"
-                ) from error
+                    f"{path}, line {number}: expected an object whose field `text` is the text to score, got {got}; "
+                    "put what is to be scored into one field `text`: of a question and an answer only you know how"
+                )
             records.append(record)
     return records
 

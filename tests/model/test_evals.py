@@ -302,6 +302,26 @@ def test_sets_that_cannot_be_read_are_said_in_one_line(evaluate: Any, tmp_path: 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("line", "got"),
+    [
+        ('{"id": "q1", "question": "Why?", "answer": "So."}', "the fields id, question, answer"),
+        ('{"text": ["a", "b"]}', "the fields text"),
+        ('["a"]', "list"),
+        ('{"text": "cut', "expected a JSON object"),
+    ],
+)
+def test_records_without_a_text_are_refused_by_line_with_what_they_have(
+    evaluate: Any, tmp_path: Path, line: str, got: str
+) -> None:
+    file = tmp_path / "test.jsonl"
+    file.write_text(f'{{"text": "one two"}}\n\n{line}\n')
+    with pytest.raises(ValueError, match=r"test\.jsonl, line 3: expected") as caught:
+        evaluate(f"quiz={file}", validation=False)
+    assert got in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_the_command_writes_results_and_says_errors_in_one_line(
     weights: Path, tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
