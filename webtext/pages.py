@@ -457,8 +457,9 @@ def _retryable(
         created = part["created_at"].to_pylist() if "created_at" in batch.schema.names else None
         found = index.find(part["id"].to_pylist(), created)
         mask = [False] * len(missing)
-        for row, capture in zip(rows, found, strict=True):
-            mask[row] = capture is not None and archived_outcome(capture, settings)[0] == "ok"
+        for row, was, capture in zip(rows, outcome.take(pa.array(rows)).to_pylist(), found, strict=True):
+            tells = capture is not None and (was == "not_archived" or archived_outcome(capture, settings)[0] == "ok")
+            mask[row] = tells
         again = pc.or_(again, pa.array(mask))
     return again
 

@@ -186,6 +186,20 @@ def test_a_new_archive_takes_up_what_it_holds_and_touches_no_segment(tmp_path: P
     assert (again.replanned, again.sealed) == (0, 0)
 
 
+def test_what_a_new_archive_says_of_a_dead_link_is_told_as_if_it_had_been_there_before(
+    tmp_path: Path, archive: Path
+) -> None:
+    pages.update(tmp_path / "p", link_batches(URLS), offline(archive), publish=publish)
+    assert ledger(tmp_path / "p")[URLS[45]]["outcome"] == "not_archived"
+    write_archive(tmp_path / "b.warc.gz", [capture(URLS[45], status=404)])
+    both = FetchSettings(archives=(str(archive), str(tmp_path / "b.warc.gz")), segment_links=20)
+    pages.update(tmp_path / "p", link_batches(URLS), both, publish=publish)
+    assert ledger(tmp_path / "p")[URLS[45]]["outcome"] == "not_found"
+    before = sorted(tmp_path.rglob("p/*"))
+    pages.update(tmp_path / "p", link_batches(URLS), both, publish=publish)
+    assert sorted(tmp_path.rglob("p/*")) == before  # once
+
+
 def test_links_that_are_no_longer_selected_are_not_planned_again(tmp_path: Path, archive: Path) -> None:
     pages.update(tmp_path / "pages", link_batches(URLS), offline(archive), publish=publish)
     write_archive(tmp_path / "new.warc.gz", [capture(url) for url in URLS[40:46]])
