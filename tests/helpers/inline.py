@@ -8,6 +8,7 @@ is a process of its own each time.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -76,12 +77,19 @@ def settings_of(sections: Mapping[str, Mapping[str, Any]]) -> Any:
     return config.Settings({name: config.build(name, given) for name, given in texts.items()})
 
 
-def build(sections: Mapping[str, Mapping[str, Any]], until: str | None = None) -> None:
-    """Every stage that is not complete, in order, as Luigi would run them."""
+def build(
+    sections: Mapping[str, Mapping[str, Any]], until: str | None = None, versions: Mapping[str, int] | None = None
+) -> None:
+    """Every stage that is not complete, in order, as Luigi would run them; `versions` are of changed code."""
     from pipelines.build import GRAPH, Build
-    from pipelines.stage import Root
+    from pipelines.stage import Root, Stage
 
-    made = Build(settings_of(sections))
+    class Changed(Build):
+        def stage(self, name: str) -> Stage:
+            stage = super().stage(name)
+            return dataclasses.replace(stage, version=(versions or {}).get(name, stage.version))
+
+    made = Changed(settings_of(sections))
     root = Root(made.root)
     root.lock()
     try:
@@ -145,8 +153,12 @@ class Server:
         kill_after: float | None = None,
         max_file_bytes: int | None = None,
         until: str | None = None,
+        versions: Mapping[str, int] | None = None,
     ) -> Ended:
-        """One build in a child; SIGKILL to all of its processes after `kill_after` seconds, if it is not done then."""
+        """One build in a child; SIGKILL to all of its processes after `kill_after` seconds, if it is not done then.
+
+        `versions` are those of stages whose code is taken to have changed.
+        """
         self._number += 1
         log = self.folder / f"build-{self._number}.log"
         asked = {
@@ -155,6 +167,7 @@ class Server:
             "kill_after": kill_after,
             "max_file_bytes": max_file_bytes,
             "until": until,
+            "versions": dict(versions or {}),
             "log": str(log),
         }
         assert self._process.stdin is not None
@@ -195,7 +208,7 @@ def _child(asked: Mapping[str, Any]) -> None:
 
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (asked["max_file_bytes"], resource.RLIM_INFINITY))
-        build(asked["sections"], asked["until"])
+        build(asked["sections"], asked["until"], asked["versions"])
         status = 0
     except (OSError, ValueError) as error:
         sys.stderr.write(f"failed: {error}\n")

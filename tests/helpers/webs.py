@@ -7,7 +7,7 @@ are enough for every stage to have work and for a build to take seconds.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,3 +105,37 @@ def false_seals(root: Path) -> list[str]:
 def temporaries(root: Path) -> list[str]:
     """What a writer left under a temporary name."""
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if ".tmp" in path.name)
+
+
+def units(root: Path) -> dict[tuple[str, str], tuple[str, tuple[int, ...]]]:
+    """(stage/phase, unit) -> its fingerprint, and when each of its files came into place."""
+    return {
+        (f"{stage}/{phase}", record.name): (
+            record.fingerprint,
+            tuple(path.stat().st_ctime_ns for file in record.files if (path := root / stage / file.name).is_file()),
+        )
+        for stage in GRAPH
+        for phase, found in sealed_records(root / stage).items()
+        for record in found
+    }
+
+
+def made_again(before: Mapping[tuple[str, str], Any], after: Mapping[tuple[str, str], Any]) -> set[tuple[str, str]]:
+    """Units that were not there before, or whose files were written anew."""
+    return {unit for unit, state in after.items() if before.get(unit) != state}
+
+
+def by_phase(units: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+    """Stage/phase -> units."""
+    found: dict[str, set[str]] = {}
+    for phase, unit in units:
+        found.setdefault(phase, set()).add(unit)
+    return found
+
+
+PRODUCTS = ("links/", "selected/", "corpus/", "tokenizer/", "tokens/", "overlap/")
+
+
+def products(hashes: Mapping[str, str]) -> dict[str, str]:
+    """The files that do not tell in what order a build met its pages: no segment, and no seal."""
+    return {name: digest for name, digest in hashes.items() if name.startswith(PRODUCTS) and "_seal" not in name}
