@@ -82,6 +82,12 @@ def test_order_is_pinned() -> None:
     assert permute(np.arange(10), 10, seed=1, epoch=2).tolist() == [9, 7, 4, 1, 3, 0, 6, 8, 5, 2]
 
 
+def test_a_run_takes_each_epoch_in_the_order_of_its_own_seed_and_epoch() -> None:
+    for seed in (0, 3):
+        expected = [slow_permute(number, 17, seed, epoch) for epoch in range(3) for number in range(17)]
+        assert sample_numbers(0, 3 * 17, 17, seed=seed).tolist() == expected
+
+
 def test_any_position_is_reached_without_those_before() -> None:
     whole = sample_numbers(0, 100, 17, seed=4)
     for start in (1, 16, 17, 40, 99):

@@ -25,7 +25,7 @@ from model.config import TrainJob, job_json
 from model.data import open_shards
 from model.evals.baseline import compare
 from model.evals.ngram import Ngram, bits_per_byte
-from model.loader import Samples
+from model.loader import Samples, sample_numbers
 from model.parallel import processes
 
 Make = Callable[..., TrainJob]
@@ -132,13 +132,64 @@ def test_muon_with_document_masks_resumes_in_every_bit(job: Make) -> None:
     options: dict[str, Any] = {"optimizer": "muon", "document_mask": True, "schedule": "wsd", "loss_chunk": None}
     whole, stopped = job("whole", **options), job("stopped", **options)
     train.run(whole)
-    with processes("cpu") as group:
-        trainer = train.Trainer(stopped, group)
-        monkey = iter([False] * 9 + [True])
-        trainer._any = lambda flag: next(monkey)  # type: ignore[method-assign]
-        assert not trainer.train()
+    stop_after(stopped, 10)
     assert train.run(stopped)
     assert files(stopped) == files(whole)
+
+
+def taken(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Trains; every row of tokens and last target that a step saw, in order."""
+    rows: list[list[int]] = []
+    backward = train.Trainer._backward
+
+    def recorded(self: train.Trainer, tokens: torch.Tensor, targets: torch.Tensor, *, last: bool) -> torch.Tensor:
+        if hasattr(self, "_logs"):  # not the rehearsal
+            rows.extend(torch.cat([tokens, targets[:, -1:]], dim=1).tolist())
+        return backward(self, tokens, targets, last=last)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train.Trainer, "_backward", recorded)
+        train.run(job)
+    return rows
+
+
+def test_steps_see_the_samples_that_the_seed_says_also_after_a_resume(
+    job: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, resumed = job("whole", seed=5), job("resumed", seed=5)
+    shards = open_shards(Path(whole.tokens), "train")
+    samples = Samples([shard.tokens for shard in shards.shards], 16)
+    expected = samples[sample_numbers(0, 20 * 8, len(samples), seed=5)].tolist()
+    assert taken(whole, monkeypatch) == expected
+    stop_after(resumed, 7)
+    assert taken(resumed, monkeypatch) == expected[7 * 8 :]
+
+
+def stop_after(job: TrainJob, steps: int) -> None:
+    """Trains as if SIGTERM came in that step."""
+    with processes("cpu") as group:
+        trainer = train.Trainer(job, group)
+        answers = iter([False] * (steps - 1) + [True])
+        trainer._any = lambda flag: next(answers)  # type: ignore[method-assign]
+        assert not trainer.train()
+
+
+def test_random_draws_go_on_where_they_were(job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    draws: list[float] = []
+    take = train.Trainer._take_step
+
+    def drawing(self: train.Trainer, ahead: Any) -> dict[str, Any]:
+        draws.append(float(torch.rand(())))
+        return take(self, ahead)
+
+    monkeypatch.setattr(train.Trainer, "_take_step", drawing)
+    train.run(job("whole"))
+    whole = draws[:]
+    draws.clear()
+    stop_after(job("stopped"), 7)
+    torch.rand(5)  # another process would be elsewhere
+    train.run(job("stopped"))
+    assert draws == whole
 
 
 def parameters(job: TrainJob) -> dict[str, torch.Tensor]:
