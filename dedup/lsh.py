@@ -88,8 +88,9 @@ def memory_needed(n: int, settings: DedupSettings, minhash: MinHashSettings) -> 
 
 
 # ids 16 and rank 4 (the caller's), sorted keys 16, rank by id 4, index by rank 4, exact hash 16, representative 4,
-# sets 4, blocks 4, words flag 1; then status 1, duplicate 4, similarity 4, component 4, cluster 4 in the hashes' place
-_BYTES_PER_DOCUMENT = 80
+# sets 4, blocks 4, words flag 1; then status 1, duplicate 4, similarity 4, component 4, cluster 4 in the hashes' place:
+# 73, and what sorting and pages of the system add (95 measured at 24 million)
+_BYTES_PER_DOCUMENT = 100
 _BASE_BYTES = 256 << 20  # the interpreter, its libraries and the kernels
 _FETCH_PAIRS = 8192  # pairs whose texts are fetched at once
 

@@ -37,7 +37,7 @@ from dedup._grams import GramTable, word_spans
 from dedup.bloom import Hashes, PartitionedBloomFilter, spill
 from dedup.evaluation import EvaluationSet, evaluation_set, joined, read_evaluation_sets
 from dedup.settings import DecontaminateSettings, OverlapSettings
-from dedup.words import Form, Short, _normal_forms, hash_tokens, hash_words, ngram_hashes, string_buffers
+from dedup.words import Form, Short, hash_tokens, hash_words, ngram_hashes, normal_forms, string_buffers
 
 __all__ = [
     "CORPUS_SCHEMA",
@@ -134,7 +134,7 @@ def protocols(settings: OverlapSettings, encode: Encode | None) -> list[Protocol
 
 def normal_texts(texts: Any, form: Form = "ascii") -> Iterator[Any]:
     """pa.Array of large_string: the normal forms of `texts` (words joined by one blank), some 16 MB at a time."""
-    for data, offsets in _normal_forms(texts, form):
+    for data, offsets in normal_forms(texts, form):
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
         yield pa.Array.from_buffers(pa.large_string(), len(offsets) - 1, buffers)
 

@@ -88,7 +88,11 @@ class DedupSettings:
     star_bucket: int = field(default=64, metadata={"help": "buckets of up to this many documents compare all pairs"})
     giant_cluster: int = field(default=1000, metadata={"help": "the report warns of clusters of this many documents"})
     memory_bytes: int = field(
-        default=4 << 30, metadata={"help": "memory for finding duplicates, besides 80 bytes a document", "bytes": False}
+        default=4 << 30,
+        metadata={
+            "help": "memory for finding duplicates, besides 100 bytes a document",
+            "bytes": False,
+        },
     )
     workers: int = field(default=2, metadata={"help": "threads that find duplicates", "bytes": False})
 

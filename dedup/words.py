@@ -397,7 +397,7 @@ def ngram_hashes(
     return out, out_offsets
 
 
-def _normal_forms(texts: Any, form: Form) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+def normal_forms(texts: Any, form: Form) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
     """(bytes, offsets) of the normal forms of successive batches of texts."""
     table = character_table(form)
     for data, starts, ends in text_batches(texts, _BATCH_BYTES):
@@ -416,14 +416,14 @@ def normal_form(text: str, form: Form = "unicode") -> str:
     >>> normal_form("It's <unk>, naïve", "ascii")
     'it s unk na ve'
     """
-    (out, offsets), *_ = _normal_forms(pa.array([text], pa.large_string()), form)
+    (out, offsets), *_ = normal_forms(pa.array([text], pa.large_string()), form)
     return bytes(out[: offsets[1]]).decode()
 
 
 def exact_hash(texts: Any, form: Form = "unicode") -> NDArray[np.uint8]:
     """uint8[n, 16]: XXH3-128 (big-endian) of each text's normal form. Equal hashes are what "exact duplicate" means."""
     digests = []
-    for out, offsets in _normal_forms(texts, form):
+    for out, offsets in normal_forms(texts, form):
         view = out.data
         bounds = offsets.tolist()
         digests.append(b"".join([xxhash.xxh3_128_digest(view[a:b]) for a, b in pairwise(bounds)]))
