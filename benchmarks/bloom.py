@@ -15,7 +15,6 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +23,7 @@ os.environ.setdefault("RAYON_NUM_THREADS", "1")  # fastokens on one core
 import numpy as np
 import pyarrow as pa
 
-
-def gpt2_encode(folder: Path) -> Callable[[Any], tuple[Any, Any]]:
-    """GPT-2's released tokenizer with fastokens, as `Protocol.encode`."""
-    import fastokens
-    from tokenizers import Tokenizer
-    from tokenizers.models import BPE
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    tokenizer = Tokenizer(BPE.from_file(str(folder / "encoder.json"), str(folder / "vocab.bpe")))
-    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
-    fast = fastokens.Tokenizer.from_json_str(tokenizer.to_str())
-
-    def encode(texts: Any) -> tuple[Any, Any]:
-        ids, offsets = fast.encode_batch_flat(texts.to_pylist(), False)
-        return np.frombuffer(ids, np.uint32), np.frombuffer(offsets, np.uint64).astype(np.int64)
-
-    return encode
+from pipelines.steps import gpt2_encode
 
 
 def cpu() -> float:
@@ -51,7 +34,7 @@ def speed(data: Path, batches: list[Any], rounds: int) -> None:
     from dedup.bloom import Spill, build, build_file, count_distinct, plan_filter, spill
     from dedup.overlap import Protocol
 
-    encode = gpt2_encode(data / "bpe" / "gpt2_vocab")
+    encode = gpt2_encode(str(data / "bpe" / "gpt2_vocab"))
     size = sum(batch.column("text").nbytes for batch in batches)
     print(f"\ntext: {size / 1e6:.0f} MB in {sum(map(len, batches))} documents; best of {rounds} rounds")
     print(f"{'protocol':12} {'8-grams':>12} {'hash':>8} {'spill':>8} {'plan':>8} {'fill':>8} {'all':>8}   M/s/core")
@@ -135,7 +118,7 @@ def real_false_positives(data: Path, batches: list[Any]) -> None:
     from dedup.bloom import PartitionedBloomFilter
     from dedup.overlap import Protocol
 
-    encode = gpt2_encode(data / "bpe" / "gpt2_vocab")
+    encode = gpt2_encode(str(data / "bpe" / "gpt2_vocab"))
     asked = hits = 0
     for protocol in (
         Protocol("words"),

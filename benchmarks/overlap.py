@@ -15,7 +15,6 @@ import re
 import resource
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +23,7 @@ os.environ.setdefault("RAYON_NUM_THREADS", "1")  # fastokens on one core
 import numpy as np
 import pyarrow as pa
 
-
-def gpt2_encode(folder: Path) -> Callable[[Any], tuple[Any, Any]]:
-    """GPT-2's released tokenizer with fastokens, as `Protocol.encode`."""
-    import fastokens
-    from tokenizers import Tokenizer
-    from tokenizers.models import BPE
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    tokenizer = Tokenizer(BPE.from_file(str(folder / "encoder.json"), str(folder / "vocab.bpe")))
-    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
-    fast = fastokens.Tokenizer.from_json_str(tokenizer.to_str())
-
-    def encode(texts: Any) -> tuple[Any, Any]:
-        ids, offsets = fast.encode_batch_flat(texts.to_pylist(), False)
-        return np.frombuffer(ids, np.uint32), np.frombuffer(offsets, np.uint64).astype(np.int64)
-
-    return encode
+from pipelines.steps import gpt2_encode
 
 
 def report(sets: list[Any], batches: list[Any], encode: Any) -> None:
@@ -144,7 +127,7 @@ def main() -> None:
     print(f"import and compilation (cached after the first): {time.perf_counter() - start:.1f} s")
     sets = read_evaluation_sets(options.sets or [options.data / "eval"])
     batches = list(read_texts(options.corpus or [options.data / "text"]))
-    report(sets, batches, gpt2_encode(options.data / "bpe" / "gpt2_vocab"))
+    report(sets, batches, gpt2_encode(str(options.data / "bpe" / "gpt2_vocab")))
     if not options.sets:
         planted(options.data, sets, batches)
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")

@@ -280,7 +280,7 @@ class Guard:
         budget = self.budget_now
         last: OSError | None = None
         for family, kind, protocol, _, address in self.addresses(host, port):
-            sock = _CountingSocket(family, kind, protocol)
+            sock = _Counting(family, kind, protocol)
             try:
                 seconds = self.connect_seconds
                 if budget is not None:
@@ -362,7 +362,9 @@ def _default_context() -> ssl.SSLContext:
     return context
 
 
-class _CountingSocket(socket.socket):
+class _Counting(socket.socket):
+    """Tells its budget of every byte that comes."""
+
     budget: Budget | None = None
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
@@ -372,14 +374,8 @@ class _CountingSocket(socket.socket):
         return received
 
 
-class _CountingSSLSocket(ssl.SSLSocket):
-    budget: Budget | None = None
-
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        received = super().recv_into(*args, **kwargs)
-        if self.budget is not None:
-            self.budget.count(received)
-        return received
+class _CountingSSLSocket(_Counting, ssl.SSLSocket):
+    """The same over TLS: what counts is what was decrypted."""
 
 
 class _Guarded(HTTPConnection):
@@ -409,7 +405,7 @@ class _Guarded(HTTPConnection):
         if not reused:
             self.connect()
         budget = self.guard.budget_now
-        if isinstance(self.sock, (_CountingSocket, _CountingSSLSocket)):
+        if isinstance(self.sock, _Counting):
             self.sock.budget = budget
         if reused and budget is not None and self._watched is not None:
             budget.watch(self._watched)
