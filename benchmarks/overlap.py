@@ -20,7 +20,6 @@ from typing import Any
 
 os.environ.setdefault("RAYON_NUM_THREADS", "1")  # fastokens on one core
 
-import numpy as np
 import pyarrow as pa
 
 from pipelines.steps import gpt2_encode
