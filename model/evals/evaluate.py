@@ -23,6 +23,7 @@ import torch
 from model.config import EvaluateJob
 from model.data import open_shards
 from model.evals import lambada, published
+from model.evals.detokenize import DETOKENIZERS
 from model.evals.scoring import Scorer
 from model.evals.texts import Text, TextSet, read_bytes, read_records, read_text, segment_of_tokens
 from model.hf import end_of_text_of, load_any
@@ -113,8 +114,7 @@ def text_set(
     nats = scorer.documents(documents, stride)
     rows = _per_segment(text, documents, nats, tokenizer)
     windows = f"{stride} new tokens" if stride else "no overlap"
-    unit = {"ptb": "de-tokenized (invertible)", "wikitext": "de-tokenized (invertible)",
-            "1bw": "de-tokenized (invertible)"}.get(entry.protocol, "as it is")  # fmt: skip
+    unit = "de-tokenized (invertible)" if entry.protocol in DETOKENIZERS else "as it is"
     result: dict[str, Any] = {
         "protocol": f"{entry.protocol}: text {unit}, <|endoftext|> first, windows of {scorer.model.config.context} "
                     f"tokens, {windows} each; total -log P over original bytes and words"
@@ -122,9 +122,8 @@ def text_set(
         "file_sha256": text.file_sha256,
         **_rates(rows),
     }  # fmt: skip
-    result["count"] = published.completeness(
-        entry.name, {"words": int(rows[:, 3].sum()), "bytes": int(rows[:, 2].sum())}
-    )
+    words = int(rows[:, 3].sum()) + (0 if entry.protocol in DETOKENIZERS else text.line_ends)
+    result["count"] = published.completeness(entry.name, {"words": words, "bytes": int(rows[:, 2].sum())})
     if touched is not None:
         numbers = np.concatenate([np.array(document, np.int64) for document in text.examples])
         overlapping = np.isin(numbers, sorted(touched.get(text.file_sha256, ())))
@@ -245,18 +244,22 @@ def table(results: dict[str, Any]) -> list[str]:
     if "validation" in results:
         entries["validation"] = results["validation"]
     for name, scores in entries.items():
-        lines.append(f"{name}  [{scores.get('count', '')}]  {scores['protocol']}")
+        count = scores.get("count", "unknown")
+        lines.append(f"{name}{'' if count == 'unknown' else f'  [{count}]'}  {scores['protocol']}")
         lines.append("    " + _figures(scores))
         if "without_overlap" in scores:
             lines.append("    without overlapping examples: " + _figures(scores["without_overlap"]))
         if "paper_table_3" in scores:
-            lines.append("    paper, Table 3: " + _figures(scores["paper_table_3"]))
+            paper = dict(scores["paper_table_3"])
+            lines.append(f"    the paper's {paper.pop('model')} (Table 3): " + _figures(paper))
     return lines
 
 
 def _figures(scores: dict[str, Any]) -> str:
     def shown(value: Any) -> str:
-        return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+        if isinstance(value, float):
+            return f"{value:,.0f}" if 1000 <= value < 1e9 else f"{value:.4g}"
+        return f"{value:,}" if isinstance(value, int) else str(value)
 
     hidden: tuple[str, ...] = ("protocol", "file_sha256", "count", "without_overlap", "paper_table_3")
     return "  ".join(f"{key} {shown(value)}" for key, value in scores.items() if key not in hidden)

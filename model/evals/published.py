@@ -17,8 +17,8 @@ TABLE_3: dict[str, dict[str, float]] = {
               "enwik8": 0.93, "text8": 0.98, "wikitext-103": 17.48, "1bw": 42.16},
 }  # fmt: skip
 
-# (what is counted, how many) of a complete set: tests of Mikolov's PTB, of WikiText, heldout-00000 of 1BW with line
-# ends as words; bytes of enwik8 and text8; examples of LAMBADA.
+# (what is counted, how many) of a complete set: words of the tests of Mikolov's PTB, of WikiText, of heldout-00000 of
+# 1BW, each line end a word; bytes of enwik8 and text8; examples of LAMBADA.
 COMPLETE = {
     "lambada": ("examples", 5153),
     "ptb": ("words", 82430),
@@ -37,11 +37,22 @@ def canonical(name: str) -> str:
 
 
 def beside(name: str, parameters: int) -> dict[str, Any] | None:
-    """Table 3's figures for a set, in the row of the size nearest to ours; None where the table has no such set."""
+    """Table 3's figures for a set, in the row of the size nearest to ours; None where the table has no such set.
+
+    Under our names and in our units: perplexities of original words, accuracies as parts of 1, bits per byte.
+    """
+    name = canonical(name)
     sizes = {"117M": 124_439_808, "345M": 354_823_168, "762M": 774_030_080, "1542M": 1_557_611_200}
     row = min(sizes, key=lambda size: abs(sizes[size] - parameters))
-    figures = {key: value for key, value in TABLE_3[row].items() if key.split("_")[0] == canonical(name)}
-    return {"model": row, **figures} if figures else None
+    published = TABLE_3[row]
+    if name == "lambada":
+        figures = {"perplexity": published["lambada_perplexity"],
+                   "accuracy": round(published["lambada_accuracy"] / 100, 4)}  # fmt: skip
+    elif name in published:
+        figures = {"bits_per_byte" if name in ("enwik8", "text8") else "word_perplexity": published[name]}
+    else:
+        return None
+    return {"model": row, **figures}
 
 
 def completeness(name: str, counts: dict[str, int]) -> str:

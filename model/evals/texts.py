@@ -30,6 +30,8 @@ _PROTOCOL_OF_NAME = {
     "wikitext-103": "wikitext",
     "wikitext2": "wikitext",
     "wikitext103": "wikitext",
+    "wikitext-2-raw": "wikitext",
+    "wikitext-103-raw": "wikitext",
     "1bw": "1bw",
     "enwik8": "enwik8",
     "text8": "text8",
@@ -68,6 +70,7 @@ class Text:
     words: list[list[int]]  # original words of each segment
     bytes: list[list[int]]  # original UTF-8 bytes of each segment
     file_sha256: str
+    line_ends: int = 0  # of the file; 0 for records
 
 
 def read_bytes(path: Path) -> bytes:
@@ -135,6 +138,7 @@ def read_text(entry: TextSet) -> Text:
         [[len(line.split()) + as_word * end for line, end in zip(lines, line_ends, strict=True)]],
         [[len(line.encode()) + end for line, end in zip(lines, line_ends, strict=True)]],
         digest,
+        sum(line_ends),
     )
 
 

@@ -18,7 +18,7 @@ from model import hf
 from model.config import EvaluateJob, EvaluateSettings
 from model.evals import lambada, published
 from model.evals.__main__ import main
-from model.evals.evaluate import Tokenizer, run
+from model.evals.evaluate import Tokenizer, run, table
 from model.evals.scoring import Scorer, windows
 from model.evals.texts import TextSet, read_text
 from model.gpt2 import GPT2, Architecture
@@ -116,7 +116,7 @@ def test_detokenized_sets_divide_by_original_words_and_bytes(
     assert result["word_perplexity"] == pytest.approx(math.exp(nats / 8), rel=1e-9)
     assert result["bits_per_byte"] == pytest.approx(nats / math.log(2) / len(text), rel=1e-9)
     assert result["count"] == "PARTIAL (8 of 82,430 words)"
-    assert result["paper_table_3"] == {"model": "117M", "ptb": 65.85}
+    assert result["paper_table_3"] == {"model": "117M", "word_perplexity": 65.85}
 
 
 def slow_lambada(weights: Path, tokenizer: Path, text: str) -> tuple[bool, bool, float, bool]:
@@ -276,9 +276,33 @@ def test_item_counts_of_complete_sets_are_the_published_ones(shared_data: Path) 
 
 
 def test_table_3_stands_beside_a_model_of_the_nearest_size() -> None:
-    assert published.beside("wikitext2", 1_500_000_000) == {"model": "1542M", "wikitext-2": 18.34}
-    assert published.beside("lambada", 10) == {"model": "117M", "lambada_perplexity": 35.13, "lambada_accuracy": 45.99}
+    assert published.beside("wikitext2", 1_500_000_000) == {"model": "1542M", "word_perplexity": 18.34}
+    assert published.beside("lambada", 10) == {"model": "117M", "perplexity": 35.13, "accuracy": 0.4599}
+    assert published.beside("enwik8", 10) == {"model": "117M", "bits_per_byte": 1.16}
     assert published.beside("mine", 10) is None
+
+
+def test_a_complete_set_is_complete_under_any_protocol(
+    evaluate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "test.txt"
+    file.write_text(" one two \n \n three \n")
+    monkeypatch.setitem(published.COMPLETE, "wikitext-2", ("words", 3 + 3))  # a line end is a word there
+    for entry in ("wikitext-2", "wikitext-2:plain", "wikitext-2-raw"):
+        result = evaluate(f"{entry}={file}", validation=False)["sets"][entry.partition(":")[0]]
+        assert result["count"] == "complete", entry
+
+
+def test_the_table_names_completeness_where_it_is_known_and_the_papers_row() -> None:
+    scores = {"protocol": "p", "word_perplexity": 12345.6, "bits_per_byte": 1.23456, "words": 3}
+    known = {**scores, "count": "PARTIAL (3 of 4 words)", "paper_table_3": {"model": "117M", "word_perplexity": 65.85}}
+    lines = table({"sets": {"ptb": known, "mine": {**scores, "count": "unknown"}}, "validation": scores})
+    assert lines[:3] == [
+        "ptb  [PARTIAL (3 of 4 words)]  p",
+        "    word_perplexity 12,346  bits_per_byte 1.235  words 3",
+        "    the paper's 117M (Table 3): word_perplexity 65.85",
+    ]
+    assert lines[3::2] == ["mine  p", "validation  p"]
 
 
 def test_examples_are_numbered_as_in_the_overlap_report(tmp_path: Path) -> None:
