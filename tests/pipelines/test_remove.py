@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import html
 import json
+import lzma
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from helpers import builds, inline, webs
 
 from benchmarks import miniweb
 from pipelines import remove, storage
 from pipelines.build import Build
 from pipelines.funnel import funnel
-from webtext import forget, pages
+from webtext import bpe, forget, pages, urls
 from webtext.fetch import FetchSettings
 
 WINDOW = 30
 
 
+PLAIN = {".json", ".jsonl", ".html", ".md", ".txt", ".log", ".tiktoken", ".idx", ".ids", ".lock", ""}
+
+
 def readable(path: Path) -> bytes:
-    """The content of a file with its compression undone: what somebody who looks for a text would search."""
+    """The content of a file with its compression undone: what somebody who looks for a text would search.
+
+    A kind of file that this does not know how to read fails the test: nothing is taken as searched by its name.
+    """
     data = path.read_bytes()
     if path.suffix == ".parquet":
-        return data + b"\n".join(
-            json.dumps(row, ensure_ascii=False, default=str).encode() for row in pq.read_table(path).to_pylist()
-        )
+        return data + lines(pq.read_table(path))
     if path.suffix == ".arrow":
-        return data + json.dumps(pa.ipc.open_file(pa.BufferReader(data)).read_all().to_pylist(), default=str).encode()
+        return data + lines(pa.ipc.open_file(pa.BufferReader(data)).read_all())
     if path.name.endswith(".warc.gz"):
         return data + gzip.decompress(data)
+    if path.suffix == ".bin":
+        tokens = np.frombuffer(data, "<u2", offset=1024)
+        return data + bpe.load_tokenizer(path.parents[1] / "tokenizer").decode(tokens.tolist()).encode()
+    if path.suffix == ".html":
+        return data + html.unescape(data.decode()).encode()
+    if path.suffix == ".json":
+        return data + json.dumps(json.loads(data), ensure_ascii=False).encode()
+    assert path.suffix in PLAIN or path.name.startswith(".lock"), f"{path}: how is a {path.suffix} file searched?"
     return data
+
+
+def lines(table: pa.Table) -> bytes:
+    return b"\n".join(json.dumps(row, ensure_ascii=False, default=str).encode() for row in table.to_pylist())
 
 
 def windows(text: bytes) -> set[bytes]:
@@ -93,11 +114,6 @@ def test_fifty_removals_leave_no_byte_of_those_texts_and_all_else_as_it_was(
     kept = set(before) - gone
     (root / "logs" / "build.log").write_text(f"fetched {posts[order[-1]]['url']} and {posts[order[0]]['url']}\n")
 
-    build = Build(inline.settings_of(sections))
-    found = remove.remove(build, entries, inline.InlineEngine())  # type: ignore[arg-type]
-    assert gone <= found.ids
-    assert found.documents == len(gone)
-
     shared = set().union(*(windows(before[id]["text"].encode()) for id in kept))
     for path in sorted((builds.MINIWEB / "evaluation").rglob("*.jsonl")):  # the user's own; quoted in overlap/
         for line in path.read_text().splitlines():
@@ -105,10 +121,25 @@ def test_fifty_removals_leave_no_byte_of_those_texts_and_all_else_as_it_was(
                 shared |= windows(str(value).encode())
     texts = set().union(*(windows(before[id]["text"].encode()) for id in gone)) - shared
     assert len(texts) > 10_000
+    held = found_anywhere(root, texts)  # the search sees them, in every kind of file that holds texts
+    assert {Path(name).parts[0] + Path(name).suffix for name in held} >= {
+        "documents.parquet",
+        "corpus.parquet",
+        "tokens.bin",
+    }
+
+    build = Build(inline.settings_of(sections))
+    found = remove.remove(build, entries, inline.InlineEngine())  # type: ignore[arg-type]
+    assert gone <= found.ids
+    assert found.documents == len(gone)
     assert found_anywhere(root, texts) == {}
-    urls = {posts[id]["url"].encode() for id in gone}
+    addresses = {posts[id]["url"].encode() for id in gone}
     for path in root.rglob("*"):
-        assert not path.is_file() or not any(url in readable(path) for url in urls if url), path
+        assert not path.is_file() or not any(url in readable(path) for url in addresses if url), path
+    for path in (root / "dedup" / "signatures").glob("*.arrow"):
+        assert not gone & set(pa.ipc.open_file(path).read_all()["id"].to_pylist())
+    for path in (root / "tokens").glob("*.ids"):
+        assert not gone & {path.read_bytes()[at : at + 16].hex() for at in range(0, path.stat().st_size, 16)}
 
     after = documents(root)
     assert after == {id: before[id] for id in kept}
@@ -119,7 +150,8 @@ def test_fifty_removals_leave_no_byte_of_those_texts_and_all_else_as_it_was(
     for step in funnel(root):
         assert step.entered == sum(step.drops.values()) + step.left
 
-    # The same command again finds nothing left, and a build that had the list from the start is no different.
+    # The same command again finds nothing left; a build that had the list from the start is no different, and neither
+    # is the corpus of one that never saw these posts.
     again = remove.remove(Build(inline.settings_of(sections)), entries, inline.InlineEngine())  # type: ignore[arg-type]
     assert (again.submissions, again.captures, again.ledger_rows, again.documents) == (0, 0, 0, 0)
     fresh = tmp_path / "fresh"
@@ -128,15 +160,41 @@ def test_fifty_removals_leave_no_byte_of_those_texts_and_all_else_as_it_was(
     done = server.build(larger.sections(fresh))
     assert done.returncode == 0, done.log
     for stage in ("links/", "selected/", "corpus/", "tokenizer/", "tokens/", "overlap/"):
-        ours, theirs = (
-            {
-                name: digest
-                for name, digest in builds.hashes(one).items()
-                if name.startswith(stage) and not name.endswith("_seal.json")
-            }
-            for one in (root, fresh)
-        )
+        ours, theirs = (products(one, stage) for one in (root, fresh))
         assert ours == theirs, stage
+    never = tmp_path / "never"
+    dumps = without(larger.folder / "dumps", tmp_path / "dumps", found.ids)
+    done = server.build(larger.sections(never, links={"dumps": f"{dumps}/*"}))
+    assert done.returncode == 0, done.log
+    for stage in ("corpus/data/", "tokenizer/", "tokens/", "overlap/"):
+        ours, theirs = (products(one, stage) for one in (root, never))
+        assert ours == theirs, stage
+
+
+def products(root: Path, stage: str) -> dict[str, str]:
+    """File -> SHA-256, of what a stage made; its seal tells what from."""
+    hashes = builds.hashes(root)
+    found = {name: hashes[name] for name in hashes if name.startswith(stage) and not name.endswith("_seal.json")}
+    assert found
+    return found
+
+
+def without(dumps: Path, target: Path, ids: frozenset[str]) -> Path:
+    """Dumps that never had a submission of the pages `ids`."""
+    target.mkdir()
+    opened = {".zst": zstandard.open, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    for path in dumps.iterdir():
+        with opened[path.suffix](path, "rb") as stream:
+            kept = [line for line in stream.read().splitlines(keepends=True) if id_of(line) not in ids]
+        (target / f"{path.stem}.ndjson").write_bytes(b"".join(kept))
+    return target
+
+
+def id_of(line: bytes) -> str:
+    try:
+        return urls.document_id(urls.canonical_url(html.unescape(json.loads(line)["url"])))
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def stored(folder: Path) -> tuple[Path, dict[str, bytes]]:
