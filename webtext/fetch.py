@@ -25,7 +25,7 @@ import socket
 import ssl
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -438,6 +438,7 @@ def retry_after_seconds(value: str, now: float) -> float | None:
 # Very many ------------------------------------------------------------------------------------------------------------
 
 MAX_QUEUED: Final = 100_000  # links held at a time; the others wait in their plan
+MIN_HOSTS: Final = 20_000  # hosts remembered though they have nothing to do
 DOWN_WINDOW: Final = 500  # attempts looked back on
 DOWN_SHARE: Final = 0.9
 DOWN_HOSTS: Final = 20
@@ -461,14 +462,13 @@ class _Task:
 class _Host:
     """One host's queue, and when it may be asked again."""
 
-    __slots__ = ("busy", "failures", "listed", "name", "next_at", "queue")
+    __slots__ = ("busy", "listed", "name", "next_at", "queue")
 
     def __init__(self, name: str) -> None:
         self.name = name  # scheme://host:port
         self.queue: deque[_Task] = deque()
         self.busy = 0
         self.next_at = 0.0
-        self.failures = 0
         self.listed = False  # in the heap of hosts that have something to do
 
 
@@ -497,7 +497,9 @@ class Fetcher:
         self._send = send or self._exchange
         self._now = now
         self._robots = robots.Cache()
-        self._hosts: OrderedDict[str, _Host] = OrderedDict()
+        self._hosts: dict[str, _Host] = {}
+        self._most_hosts = MIN_HOSTS
+        self._failures: dict[str, int] = {}  # in a row, by host: what is known of a host while it has nothing to do
         self._down: set[str] = set()
         self._heap: list[tuple[float, int, _Host]] = []
         self._number = itertools.count()
@@ -577,7 +579,7 @@ class Fetcher:
             return
         host = self._hosts.get(name)
         if host is None:
-            if len(self._hosts) > 2 * MAX_QUEUED:
+            if len(self._hosts) >= self._most_hosts:
                 self._forget_idle_hosts()
             host = self._hosts[name] = _Host(name)
         (host.queue.appendleft if first else host.queue.append)(task)
@@ -590,10 +592,12 @@ class Fetcher:
             heapq.heappush(self._heap, (host.next_at, next(self._number), host))
 
     def _forget_idle_hosts(self) -> None:
+        """Each host is looked at once for every host that came since the last time, so this costs nothing a link."""
         now = self._now()
-        for name, host in list(self._hosts.items()):
-            if not host.queue and not host.busy and host.next_at <= now and not host.failures:
-                del self._hosts[name]
+        self._hosts = {
+            name: host for name, host in self._hosts.items() if host.queue or host.busy or host.next_at > now
+        }
+        self._most_hosts = max(MIN_HOSTS, 2 * len(self._hosts))
 
     def _dispatch(self) -> float:
         """Hands out what may be asked now; returns how long there is nothing to do."""
@@ -746,12 +750,12 @@ class Fetcher:
     def _note(self, host: _Host, failed: bool) -> None:
         self._window.append((host.name, failed))
         if not failed:
-            host.failures = 0
+            self._failures.pop(host.name, None)
             self._ready.extend(self._held)  # the network is up: those failures were the servers' own
             self._held.clear()
             return
-        host.failures += 1
-        if host.failures >= self._settings.host_failures:
+        failures = self._failures[host.name] = self._failures.get(host.name, 0) + 1
+        if failures >= self._settings.host_failures:
             self._down.add(host.name)
 
     def _check_network(self) -> None:

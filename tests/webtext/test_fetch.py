@@ -419,6 +419,31 @@ def test_jobs_are_drawn_only_as_hosts_come_free() -> None:
     fetcher.close()
 
 
+def test_hosts_with_nothing_to_do_are_forgotten_but_not_their_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("webtext.fetch.MIN_HOSTS", 8)
+    asked: list[str] = []
+
+    def send(url: str, seconds: float, wire_bytes: int, wanted: tuple[str, ...]) -> Answer:
+        asked.append(url)
+        return offline_send("/999" if "dead" in url else "/1", seconds, wire_bytes, wanted)
+
+    fetcher = Fetcher(loopback(robots=False, concurrency=1, host_failures=2, per_host_delay_seconds=0.0), send=send)
+    most = 0
+
+    def jobs() -> Iterator[Job]:
+        nonlocal most
+        for number in range(4_000):
+            name = "dead" if number % 1000 == 999 else f"h{number}"
+            most = max(most, len(fetcher._hosts))
+            yield Job(0, number, f"http://{name}.example/1")
+
+    outcomes = Counter(result.outcome for result in fetcher.run(jobs()) if result is not None)
+    fetcher.close()
+    assert outcomes == {"ok": 3_996, "dns": 2, "host_down": 2}
+    assert sum("dead" in url for url in asked) == 2
+    assert most < 1_000
+
+
 def test_a_forgotten_segment_has_no_more_results() -> None:
     fetcher = Fetcher(loopback(robots=False, concurrency=2, per_host_delay_seconds=0.01), send=offline_send)
     results = []
