@@ -56,6 +56,8 @@ def main() -> int:
         "--dtype", default="bfloat16", choices=("auto", "bfloat16", "float32"), help="of the arithmetic"
     )
     parser.add_argument("--compile", default="off", choices=("auto", "on", "off"))
+    parser.add_argument("--loss-chunk", type=int, default=1024, help="tokens whose logits exist at once")
+    parser.add_argument("--checkpoint-every", type=int, default=50, help="steps; large models: a save takes seconds")
     parser.add_argument("--prepare-only", action="store_true", help="make the token shards and stop")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
@@ -88,7 +90,8 @@ def main() -> int:
             final_learning_rate=0.0,
             evaluate_every=200,
             evaluate_sequences=256,
-            checkpoint_every=50,
+            checkpoint_every=options.checkpoint_every,
+            loss_chunk=options.loss_chunk,
             log_every=25,
             tensorboard=False,
         ),

@@ -152,6 +152,43 @@ def test_lambada_is_that_of_a_plain_loop(evaluate: Any, weights: Path, tokenizer
     assert result["count"] == "PARTIAL (6 of 5,153 examples)"
 
 
+def test_lambada_tells_the_last_token_from_the_whole_word_and_bars_stop_words(weights: Path) -> None:
+    model = hf.load(weights).double()
+
+    def ranked(ids: list[int]) -> list[int]:
+        with torch.no_grad():
+            order: list[int] = model(torch.tensor([ids]))[0, -1].argsort(descending=True).tolist()
+        return order
+
+    head = [3, 1, 4]
+    first, second = ranked(head)[:2]
+    words = {
+        "right": [first, ranked([*head, first])[0]],
+        "end": [second, ranked([*head, second])[0]],  # only the last token is the likeliest
+        "start": [first, ranked([*head, first])[1]],
+        "single": [first],
+        "next": [second],  # the likeliest once `first` is barred
+    }
+
+    def outcome(stop: int | None) -> dict[str, tuple[bool, bool, bool]]:
+        ids = {**{f" {word}": answer for word, answer in words.items()}, "head": head}
+        if stop is not None:
+            ids[" the"] = [stop]
+        found = lambada.measure(
+            Scorer(model, ALONE, torch.float64, 2, END),
+            [("head", f" {word}") for word in words],
+            lambda text: ids.get(text, [0, 0]),
+        )
+        rows = zip(found.last_token_right, found.last_word_right, found.filtered_right, strict=True)
+        return {word: tuple(map(bool, row)) for word, row in zip(words, rows, strict=True)}  # type: ignore[misc]
+
+    yes, no = True, False
+    assert outcome(None) == {"right": (yes, yes, yes), "end": (yes, no, no), "start": (no, no, no),
+                             "single": (yes, yes, yes), "next": (no, no, no)}  # fmt: skip
+    assert outcome(first) == {"right": (yes, yes, no), "end": (yes, no, yes), "start": (no, no, no),
+                              "single": (yes, yes, no), "next": (no, no, yes)}  # fmt: skip
+
+
 def test_lambada_text_is_brought_to_openais_form() -> None:
     assert lambada.prepare("  “Yes,” she said to ``Tom''  ") == ('\n"Yes," she said to', ' "Tom"')
     with pytest.raises(ValueError, match="several words"):
