@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +55,16 @@ def test_contestants_run_at_equal_settings_and_results_are_written(
 def test_a_checkout_that_is_none_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main([*SIZE, "--nanogpt", str(tmp_path)]) == 2
     assert "model.py" in capsys.readouterr().err
+
+
+def test_the_gpu_check_says_that_there_is_no_gpu(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "scripts" / "gpu_check"
+    interpreter = Path(sys.executable).parent
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OUT": str(tmp_path / "out"),
+                   "PATH": f"{interpreter}{os.pathsep}{os.environ['PATH']}"}  # fmt: skip
+    for arguments, message in ((["bench"], "expected a CUDA device, found none"), (["tea"], "or evaluate, got tea")):
+        done = subprocess.run([script, *arguments], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert not (tmp_path / "out").exists()
