@@ -29,7 +29,7 @@ def resolve(host, port, **kwargs):
     at = ("10.0.0.1", port) if host == "10.0.0.1" else ("127.0.0.1", web_port)
     return [(2, 1, 6, "", at)]
 settings = fetch.FetchSettings(network=True, allow_loopback=True, per_host_delay_seconds=0.01, retries=0,
-                               segment_links=60, host_failures=1000, deadline_seconds=5.0)
+                               segment_links=len(urls) // 6, host_failures=1000, deadline_seconds=5.0)
 pages.SYNC_SECONDS = 0.05
 fetcher = fetch.Fetcher(settings, guard=guard.Guard(allow_loopback=True, resolve=resolve))
 pages.update(folder, link_batches(urls), settings, publish=publish, transport=fetcher)
