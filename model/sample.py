@@ -197,6 +197,13 @@ def main(arguments: list[str]) -> int:
     return status_of(work)
 
 
+def _prompt_of(record: Mapping[str, Any], path: str) -> str:
+    prompt = record.get("prompt")
+    if not isinstance(prompt, str):
+        raise ValueError(f"{path}: expected a field `prompt` in every record, got {', '.join(record)}; or a --template")
+    return prompt
+
+
 def _run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from model.evals.evaluate import Tokenizer
     from model.hf import load_any
@@ -207,12 +214,18 @@ def _run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     settings = SampleSettings(**chosen)
     template = read_template(options.template) if options.template else None
     records = list(_records(options.records)) if options.records else []
+    if template is not None and (options.prompt or not records):
+        raise ValueError(
+            "--template: expected --records to fill it and no --prompt, got otherwise; give one or the other"
+        )
+    if template is None and options.examples:
+        raise ValueError("--examples: expected a --template that words them, got none; name one")
     if template is not None:
         settings = dataclasses.replace(template.settings(settings), **chosen)
         shots = list(_records(options.examples)) if options.examples else []
         prompts = [template.prompt(record, shots) for record in records]
     else:
-        prompts = [*options.prompt, *(str(record.get("prompt", "")) for record in records)]
+        prompts = [*options.prompt, *(_prompt_of(record, options.records) for record in records)]
     tokenizer = Tokenizer(options.tokenizer)
     with processes(options.device) as group:
         model = load_any(options.model).to(group.device).eval()

@@ -157,3 +157,21 @@ def test_the_command_fills_a_template_from_a_file(
     assert set(lines[0]) == {"prompt", "continuation", "answer"}
     assert sample.main([this.run, str(tokenizer), "--prompt", "x", "--max-tokens", "900", "--device", "cpu"]) == 2
     assert "error: [sample] max_tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--template", "summarisation"], "expected --records"),
+        (["--template", "summarisation", "--records", "{}", "--prompt", "x"], "no --prompt"),
+        (["--examples", "{}"], "expected a --template"),
+        (["--records", "{}"], "expected a field `prompt` in every record, got text"),
+    ],
+)
+def test_options_that_would_be_ignored_are_errors(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = tmp_path / "records.jsonl"
+    records.write_text('{"text": "a"}\n')
+    assert sample.main(["no-model", "no-tokenizer", *(option.format(records) for option in options)]) == 2
+    assert message in capsys.readouterr().err
