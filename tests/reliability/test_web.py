@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from helpers import builds, hostile
@@ -159,28 +159,36 @@ LOSSES = {  # what a page without a text may be called
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("parts", "each"), [pytest.param(1, 300, marks=quick), pytest.param(20, 5_000, marks=slow)])
+@pytest.mark.parametrize(
+    ("extractor", "parts", "each"),
+    [
+        pytest.param("trafilatura", 1, 300, marks=quick),
+        pytest.param("trafilatura", 5, 5_000, marks=slow),
+        pytest.param("resiliparse", 15, 5_000, marks=slow),  # ten times faster
+    ],
+)
 def test_7_mutated_pages_are_text_or_a_labelled_loss(
-    parts: int, each: int, faults, request: pytest.FixtureRequest
+    extractor: Literal["trafilatura", "resiliparse"], parts: int, each: int, faults, request: pytest.FixtureRequest
 ) -> None:
     """A twentieth of them are real pages where these are at hand; each part has a parser, as many at once as cores."""
     real = real_pages(request)
+    settings = ExtractSettings(extractor=extractor, timeout_seconds=10)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = sum(pool.map(lambda part: mutations(part, each, real), range(parts)), Counter())
+        found = sum(pool.map(lambda part: mutations(part, each, real, settings), range(parts)), Counter())
     count = parts * each
     assert found["text"] > count // 2  # mutations that leave something to read, not noise
     labelled = sum(found[one] for one in ("text", *LOSSES))
-    faults.add(7, "mutated pages: text, or a loss with its reason", count, labelled)
+    faults.add(7, f"mutated pages read by {extractor}: text, or a loss with its reason", count, labelled)
 
 
-def mutations(part: int, count: int, real: list[bytes]) -> Counter[str]:
+def mutations(part: int, count: int, real: list[bytes], settings: ExtractSettings) -> Counter[str]:
     """What became of the pages that this part's numbers mutate."""
-    chance = random.Random(part)
+    chance = random.Random(f"{part} {settings.extractor}")
     seeds = [data[:8_000] for data in hostile.families(0.001).values()]
     seeds.append(b"<html><body><article>" + b"<p>A sentence that is one.</p>" * 30)
     pages = (page(hostile.mutated(seeds if chance.random() < 0.95 else real or seeds, chance)) for _ in range(count))
     found: Counter[str] = Counter()
-    for one in extract_pages(pages, ExtractSettings(timeout_seconds=10)):
+    for one in extract_pages(pages, settings):
         assert (one.document is None) != (one.drop is None)
         found[one.drop.reason if one.drop else "text"] += 1
     return found
