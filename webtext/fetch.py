@@ -111,7 +111,10 @@ class FetchSettings:
     segment_links: int = field(default=20_000, metadata={"help": "links per segment (one WARC and one ledger)"})
     segment_minutes: float = field(
         default=30.0,
-        metadata={"help": "a segment is sealed after this long; the rest is planned again", "bytes": False},
+        metadata={
+            "help": "a segment is sealed this long after its first result; the rest is planned again",
+            "bytes": False,
+        },
     )
     stop_after: str | None = field(
         default=None,

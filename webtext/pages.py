@@ -543,7 +543,8 @@ class _Run:
         self._progress = progress
         self._stop = stop
         self._planned = planned
-        self._left: list[dict[str, Any]] = []  # rows of segments sealed on time that were never tried
+        # Rows of segments sealed on time that were never tried; Arrow, for they may be millions.
+        self._left: list[pa.Table] = []
         self._open: dict[int, _OpenSegment] = {}
         self._started = time.monotonic()
         self._shown = 0.0
@@ -593,7 +594,7 @@ class _Run:
                     yield _OpenSegment(self.directory, first + group, rows, self.index, self.settings)
 
     def _plan_left(self) -> None:
-        left = pa.Table.from_pylist(self._left, PLAN_SCHEMA).drop_columns("segment").sort_by("id")
+        left = pa.concat_tables(self._left).drop_columns("segment").sort_by("id")
         self._left = []
         _write_plan(self.directory, [left], _next_segment(self.directory), self.settings.segment_links, self.publish)
 
@@ -608,6 +609,8 @@ class _Run:
             if result is not None:
                 segment = self._open.get(result.job.segment)
                 if segment is not None:
+                    if segment.begun is None:
+                        segment.begun = now
                     segment.add(result)
                     self._settled += result.outcome in FINAL
                     if segment.done:
@@ -617,7 +620,7 @@ class _Run:
                     segment.sync()
                 synced = now
             for segment in list(self._open.values()):
-                if now - segment.opened >= self.settings.segment_minutes * 60:
+                if segment.begun is not None and now - segment.begun >= self.settings.segment_minutes * 60:
                     fetcher.forget(segment.number)
                     self._seal(segment)
             self._show(fetcher.waiting())
@@ -635,21 +638,21 @@ class _Run:
     def _jobs(self, fetcher: Transport) -> Iterator[Job]:
         for segment in self._unsealed():
             if len(self._open) == MAX_OPEN_SEGMENTS:
-                oldest = min(self._open.values(), key=lambda one: one.opened)
+                oldest = next(iter(self._open.values()))
                 fetcher.forget(oldest.number)
                 self._seal(oldest)
             if segment.interrupted or segment.done:
                 self._seal(segment)
                 continue
             self._open[segment.number] = segment
-            segment.opened = time.monotonic()
             yield from segment.jobs(self.remote)
 
     def _seal(self, segment: _OpenSegment) -> None:
         counts = segment.seal(self.publish)
         self._open.pop(segment.number, None)
         self._sealed_numbers.add(segment.number)
-        self._left.extend(segment.left() if self.settings.network else ())
+        if self.settings.network and not segment.done:
+            self._left.append(segment.left())
         self.sealed += 1
         self.outcomes.update(counts)
         if not self.settings.network:
@@ -685,7 +688,7 @@ class _OpenSegment:
         settings: FetchSettings,
     ) -> None:
         self.number = number
-        self.opened = 0.0
+        self.begun: float | None = None  # when its first result came: until then it waits for others' hosts
         self.counts: Counter[str] = Counter()
         self._name = f"segment-{number:06d}"
         self._directory = directory
@@ -725,9 +728,9 @@ class _OpenSegment:
         for (at, row), capture in zip(left, found, strict=True):
             yield Job(segment=self.number, row=at, url=row["url"], attempts=row["attempts"], remote=capture)
 
-    def left(self) -> list[dict[str, Any]]:
-        """The rows that nothing was learnt of."""
-        return [row for at, row in enumerate(self._rows) if at not in self._results]
+    def left(self) -> pa.Table:
+        """The rows that nothing was learnt of (PLAN_SCHEMA)."""
+        return pa.Table.from_pylist([row for at, row in enumerate(self._rows) if at not in self._results], PLAN_SCHEMA)
 
     def add(self, fetched: Fetched) -> None:
         """Writes a result down: its capture first, then its line in the log."""

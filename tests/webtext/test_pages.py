@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import random
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -591,6 +592,29 @@ def test_a_segment_whose_time_is_over_is_sealed_and_the_rest_planned_again_in_th
     assert sorted(network.asked) == sorted(URLS)
     assert outcome_counts(tmp_path / "p", link_batches(URLS)) == {"ok": 50}
     assert len(list((tmp_path / "p").glob("plan-*.parquet"))) == 3
+
+
+def test_the_time_of_a_segment_that_waits_behind_another_has_not_begun(tmp_path: Path) -> None:
+    class OneHost(FakeNetwork):
+        forgotten: set[int]
+
+        def run(self, jobs: Iterator[Job]) -> Iterator[Fetched | None]:
+            for job in list(jobs):
+                if job.segment not in self.forgotten:
+                    time.sleep(0.02 if job.segment == 0 else 0)
+                    yield from super().run(iter([job]))
+
+        def forget(self, segment: int) -> None:
+            self.forgotten.add(segment)
+
+    network = OneHost({})
+    network.forgotten = set()
+    settings = online(segment_links=25, segment_minutes=0.002)
+    pages.update(tmp_path / "p", link_batches(URLS), settings, publish=publish, transport=network)
+    first, second, left = (dict(segment.outcomes) for segment in pages.sealed_segments(tmp_path / "p"))
+    assert first["pending"] > 0
+    assert second == {"ok": 25}
+    assert left == {"ok": first["pending"]}
 
 
 def test_hosts_that_are_never_done_keep_no_more_than_a_few_segments_open(tmp_path: Path) -> None:
