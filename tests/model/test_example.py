@@ -18,12 +18,15 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def luigi(task: str, settings: Path) -> float:
-    """`luigi --module pipelines TASK` in the checkout, whose luigi.cfg holds; the CPU seconds that it took."""
+    """`luigi --module pipelines TASK` in the checkout, whose luigi.cfg holds; the CPU seconds that it took.
+
+    On one thread: several that wait for each other on a busy machine burn CPU seconds.
+    """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [Path(sys.executable).with_name("luigi"), "--module", "pipelines", task],
         cwd=REPOSITORY,
-        env={**os.environ, "LUIGI_CONFIG_PATH": str(settings), "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, "LUIGI_CONFIG_PATH": str(settings), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -41,7 +44,7 @@ def test_the_example_beats_a_bigram_model_of_the_tokens_it_saw_without_overfitti
     settings = tmp_path / "root.cfg"
     settings.write_text(f"[corpus]\nroot = {root}\n")
     luigi("BuildCorpus", settings)
-    assert luigi("TrainModel", settings) < 2 * 120  # two cores for two minutes
+    assert luigi("TrainModel", settings) < 120
     run = root / "runs" / "miniweb"
     found = compare(read_job(run / "train.json", TrainJob))
     assert found["model"] < 0.985 * found["bigram"]

@@ -26,6 +26,7 @@ from model.data import open_shards
 from model.evals.baseline import compare
 from model.evals.ngram import Ngram, bits_per_byte
 from model.loader import Samples, sample_numbers
+from model.optim import Optimizers
 from model.parallel import processes
 
 Make = Callable[..., TrainJob]
@@ -322,6 +323,25 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(job: Make, monkeypatc
     assert skipped == [5, 8]
     assert json.loads((Path(this.run) / "summary.json").read_text())["skipped_steps"] == 2
     assert all(torch.isfinite(tensor).all() for tensor in parameters(this).values())
+
+
+@pytest.mark.parametrize(("clip", "left"), [(0.25, 0.25), (None, None), (1e6, None)])
+def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_logged(
+    job: Make, monkeypatch: pytest.MonkeyPatch, clip: float | None, left: float | None
+) -> None:
+    norms: list[float] = []
+    step = Optimizers.step
+
+    def recorded(self: Optimizers, factor: float) -> None:
+        norms.append(math.sqrt(sum(float(p.grad.double().square().sum()) for p in self.names if p.grad is not None)))
+        step(self, factor)
+
+    monkeypatch.setattr(Optimizers, "step", recorded)
+    this = job(steps=3, gradient_clip=clip, evaluate_every=None)
+    train.run(this)
+    logged = [record["gradient_norm"] for record in metrics(this) if "loss" in record]
+    assert min(logged) > 0.25
+    assert norms == pytest.approx(logged if left is None else [left] * 3, rel=1e-4)
 
 
 def test_a_run_that_only_diverges_is_ended_with_a_remedy(job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
