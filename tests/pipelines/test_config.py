@@ -144,14 +144,10 @@ def test_the_overlap_is_made_anew_where_gpt2s_vocabulary_has_other_bytes(built: 
     assert one[1] != other[1]
     differ = {mine[0] for mine, theirs in zip(one[0], other[0], strict=True) if mine != theirs}
     assert differ == {name for name, _ in one[0] if name.startswith("gpt2-tokens-")}
+    nowhere = {"corpus": {"gpt2_vocabulary": "nowhere"}, "overlap": {"protocols": "gpt2-tokens"}}
+    overlap = Build(inline.settings_of(built.web.sections(built.root, **nowhere))).stage("overlap")
     with pytest.raises(ValueError, match=r"\[corpus\] gpt2_vocabulary: expected a folder"):
-        Build(
-            inline.settings_of(
-                built.web.sections(
-                    built.root, corpus={"gpt2_vocabulary": "nowhere"}, overlap={"protocols": "gpt2-tokens"}
-                )
-            )
-        ).stage("overlap").phases[0].units({})
+        overlap.phases[0].units({})
 
 
 def test_luigi_cfg_shows_every_key_of_every_section_with_its_default() -> None:
