@@ -53,6 +53,22 @@ def facts(built: Path) -> dict[str, Any]:
     return found
 
 
+def test_the_readme_shows_the_funnel_of_the_miniature_web(built: Path) -> None:
+    """Up to the last filter: its settings split train and validation otherwise, the numbers before are the same."""
+
+    def rows(text: str) -> dict[str, int]:
+        return {
+            name: int(n.replace(",", "")) for name, n in re.findall(r"^ *(?:- )?([a-z_ ]+?)  +([\d,]+)\b", text, re.M)
+        }
+
+    shown = rows((builds.REPOSITORY / "README.md").read_text().split("Funnel of data")[1].split("report   ")[0])
+    found = rows((built.parent / "output.txt").read_text())
+    splits = ("train documents", "validation documents")
+    assert len(shown) > 8
+    assert sum(shown.pop(name) for name in splits) == sum(found.pop(name) for name in splits)
+    assert shown.items() <= found.items()
+
+
 class Page(html.parser.HTMLParser):
     """The elements of a page, and the text that a reader sees."""
 
