@@ -189,7 +189,9 @@ def test_10_one_stages_code_changed_redoes_that_stage_and_stops_where_bytes_are_
     right = 0
     for stage in stages:
         redone = rebuild(built.root, tmp_path, server, built.web.sections(tmp_path / "root"), versions={stage: 99})
-        expected = units_of(built.root, stage) | {"report/report": {"report"}, "report/manifest": {"manifest"}}
+        units = units_of(built.root, stage)
+        reports = {"report/report": {"report"}, "report/manifest": {"manifest"}}
+        expected = units | reports if units else {}  # a stage that is off has none
         assert redone == expected, stage
         right += redone == expected
     faults.add(10, "one stage's code changed: exactly its units, and the reports", len(stages), right)
