@@ -70,7 +70,9 @@ class ModelTask(luigi.Task):
         gpus = num_gpus()
         if gpus > 1:
             command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}", "-m"]
-        with subprocess.Popen([*command, module, str(path)]) as process:
+        # OpenMP's threads spin while they wait, and on a machine with other work take a sixfold time: let them sleep.
+        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+        with subprocess.Popen([*command, module, str(path)], env=environment) as process:
             try:
                 status = process.wait()
             except KeyboardInterrupt:  # it saves a checkpoint and ends
