@@ -352,7 +352,7 @@ def bench_schedule(options: argparse.Namespace) -> None:
         )
         seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    done = sum(summary.outcomes.values())
+    done = sum(count for outcome, count in summary.outcomes.items() if outcome != "pending")
     print(f"{summary.planned:,} links planned, {done:,} scheduled in {seconds:.0f} s; peak {peak:.0f} MB")
 
 
