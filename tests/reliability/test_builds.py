@@ -46,9 +46,10 @@ def test_1_killed_at_every_event_the_same_command_gives_the_same_bytes(
     assert ended.returncode == 0, ended.log
     same = builds.hashes(root) == built.hashes and not webs.temporaries(root)
     assert stages == set(GRAPH)
-    faults.add(1, f"kill -9 at every {'event' if event == '*' else event}", kills, kills if same else 0)
+    events = f"every {'event' if event == '*' else event}"
+    faults.add(1, f"kill -9 at {events}", kills, kills if same else 0)
     links = built.web.truth.num_links
-    faults.add(9, f"links accounted for after kills at every {event}", links, links * reconciles(root))
+    faults.add(9, f"links accounted for after kills at {events}", links, links * reconciles(root))
 
 
 @pytest.mark.parametrize(("roots", "each"), [pytest.param(1, 8, marks=quick), pytest.param(10, 20, marks=slow)])
