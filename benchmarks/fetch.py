@@ -41,7 +41,6 @@ import numpy as np
 import pyarrow as pa
 
 from webtext.fetch import Answer, Fetcher, FetchSettings
-from webtext.guard import Guard
 from webtext.pages import sealed_segments, update
 
 PAGE_BYTES: Final = 50_000
@@ -178,12 +177,9 @@ def ours(port: int, pages: int, concurrency: int, watch: Callable[[dict[str, int
     urls = urls_of(port, pages)
     chosen = settings(concurrency)
     with tempfile.TemporaryDirectory() as folder:
-        guard = Guard(allow_loopback=True)
         started = time.perf_counter(), time.process_time()
-        fetcher = Fetcher(chosen, guard=guard)
-        summary = update(Path(folder), link_batches(urls), chosen, publish=publish, transport=fetcher, progress=watch)
+        summary = update(Path(folder), link_batches(urls), chosen, publish=publish, progress=watch)
         rate = Rate.since(pages, started)
-        guard.close()
         assert summary.outcomes == {"ok": pages}, summary
         assert sum(segment.rows for segment in sealed_segments(Path(folder))) == pages
     return rate
@@ -257,16 +253,13 @@ def bench_web(options: argparse.Namespace, port: int) -> None:
 
 def web_ours(urls: list[str], arrivals: Arrivals, settings: FetchSettings) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        guard = Guard(allow_loopback=True)
         summary = update(
             Path(folder),
             link_batches(urls),
             settings,
             publish=publish,
-            transport=Fetcher(settings, guard=guard),
             progress=lambda counts: arrivals.note(counts.get("ok", 0)),
         )
-        guard.close()
     arrivals.note(summary.outcomes["ok"])
     return summary.outcomes["ok"]
 

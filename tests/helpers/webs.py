@@ -7,6 +7,8 @@ are enough for every stage to have work and for a build to take seconds.
 from __future__ import annotations
 
 import hashlib
+import random
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,3 +141,26 @@ PRODUCTS = ("links/", "selected/", "corpus/", "tokenizer/", "tokens/", "overlap/
 def products(hashes: Mapping[str, str]) -> dict[str, str]:
     """The files that do not tell in what order a build met its pages: no segment, and no seal."""
     return {name: digest for name, digest in hashes.items() if name.startswith(PRODUCTS) and "_seal" not in name}
+
+
+DOWNSTREAM = ("documents/", "dedup/", "corpus/", "tokenizer/", "tokens/", "overlap/")
+
+
+def outputs(hashes: Mapping[str, str]) -> dict[str, str]:
+    """What does not carry the names of the sources."""
+    return {name: digest for name, digest in hashes.items() if name.startswith(DOWNSTREAM)}
+
+
+def outputs_of_shuffled(web: Web, folder: Path, workers: int, seed: int) -> dict[str, str]:
+    """`outputs` of a build by Luigi with this hash seed, whose dumps have names in another order."""
+    shuffled = folder / "sources"
+    shuffled.mkdir(parents=True)
+    paths = sorted((web.folder / "dumps").iterdir())
+    random.Random(seed).shuffle(paths)
+    for number, path in enumerate(paths):
+        shutil.copy(path, shuffled / f"{number}-{path.name}")
+    changes = {"engine": {"workers": workers}, "links": {"dumps": f"{shuffled}/*"}}
+    settings = web.settings_file(folder / "settings.cfg", folder / "root", **changes)
+    done = builds.run(settings, environment={"PYTHONHASHSEED": str(seed)})
+    assert done.returncode == 0, done.stderr
+    return outputs(builds.hashes(folder / "root"))

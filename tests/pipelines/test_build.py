@@ -135,14 +135,6 @@ def test_a_new_dump_extracts_and_signs_nothing_old(web: Web, server: inline.Serv
     assert all((root / "documents" / name).read_bytes() == data for name, data in before.items())
 
 
-DOWNSTREAM = ("documents/", "dedup/", "corpus/", "tokenizer/", "tokens/", "overlap/")
-
-
-def outputs(hashes: dict[str, str]) -> dict[str, str]:
-    """What does not carry the names of the sources."""
-    return {name: digest for name, digest in hashes.items() if name.startswith(DOWNSTREAM)}
-
-
 @pytest.mark.parametrize(
     ("workers", "seed"),
     [(4, 1), *(pytest.param(*one, marks=pytest.mark.slow) for one in [(1, 0), (2, 2), (8, 0), (1, 2), (4, 0)])],
@@ -150,17 +142,7 @@ def outputs(hashes: dict[str, str]) -> dict[str, str]:
 def test_workers_hash_seeds_and_the_order_of_input_change_no_byte(
     built: Built, tmp_path: Path, workers: int, seed: int
 ) -> None:
-    shuffled = tmp_path / "sources"
-    shuffled.mkdir()
-    paths = sorted((built.web.folder / "dumps").iterdir())
-    random.Random(seed).shuffle(paths)
-    for number, path in enumerate(paths):
-        shutil.copy(path, shuffled / f"{number}-{path.name}")
-    changes = {"engine": {"workers": workers}, "links": {"dumps": f"{shuffled}/*"}}
-    settings = built.web.settings_file(tmp_path / "settings.cfg", tmp_path / "root", **changes)
-    done = builds.run(settings, environment={"PYTHONHASHSEED": str(seed)})
-    assert done.returncode == 0, done.stderr
-    assert outputs(builds.hashes(tmp_path / "root")) == outputs(built.hashes)
+    assert webs.outputs_of_shuffled(built.web, tmp_path, workers, seed) == webs.outputs(built.hashes)
 
 
 def killed_in(
